@@ -1,0 +1,153 @@
+"""What SageMaker asked for and where results go: everything under /opt/ml, read once.
+
+All paths hang on one base folder, so that a test or a local run only has to name another one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ml.errors import UserError
+
+FAILURE_CHARACTERS = 1024  # SageMaker's FailureReason takes that many of output/failure
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training job as the container sees it.
+
+    Attributes:
+        base: the folder that SageMaker mounts (/opt/ml).
+        name: the job's name; `local` where nobody gave one.
+        hyperparameters: name to text, as sent.
+        channels: channel name to the folder with its files.
+        hosts: host names in the order of their numbers.
+        current_host: this host's name.
+        instance_type: such as `ml.g5.xlarge`; empty where unknown.
+        checkpoints: the folder to keep checkpoints in; None where the job has none.
+    """
+
+    base: Path
+    name: str
+    hyperparameters: dict[str, Any]
+    channels: dict[str, Path]
+    hosts: tuple[str, ...]
+    current_host: str
+    instance_type: str
+    checkpoints: Path | None
+
+    @property
+    def model(self) -> Path:
+        return self.base / "model"
+
+    @property
+    def output_data(self) -> Path:
+        return self.base / "output" / "data"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.base / "output" / "tensorboard"
+
+
+def base_folder() -> Path:
+    """/opt/ml, or the folder that the toolkit's SAGEMAKER_BASE_DIR names."""
+    return Path(os.environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml")
+
+
+def _read_config(base: Path, name: str, *, required: bool = False) -> dict[str, Any]:
+    """The JSON object in input/config/`name`; {} where the file may be absent and is."""
+    path = base / "input" / "config" / name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise UserError(f"{path} is missing; SageMaker writes it, and a local run must mount a folder "
+                        f"that has it at {base}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, received {type(content).__name__}")
+    return content
+
+
+def _host_number(host: str) -> tuple[int, str]:
+    """Sort key that puts algo-2 before algo-10."""
+    number = re.search(r"\d+$", host)
+    return int(number.group()) if number else 0, host
+
+
+def read_job(base: Path) -> Job:
+    """The job described by the files under a base folder.
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    hyperparameters = _read_config(base, "hyperparameters.json", required=True)
+    resources = _read_config(base, "resourceconfig.json")
+    # Channels are listed in a file on SageMaker; a plain `docker run` only has their folders.
+    data = base / "input" / "data"
+    listed = _read_config(base, "inputdataconfig.json") or \
+        {path.name: {} for path in data.glob("*") if path.is_dir()}
+    hosts = resources.get("hosts") or ["algo-1"]
+    if not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
+        raise UserError(f"{base / 'input/config/resourceconfig.json'}: hosts must be a list of names, "
+                        f"received {hosts!r}")
+    checkpoint_config = _read_config(base, "checkpointconfig.json")
+    # SageMaker makes the folder only for a job with a CheckpointConfig, whose path is its own.
+    checkpoints = Path(str(checkpoint_config.get("LocalPath") or base / "checkpoints"))
+    return Job(
+        base=base,
+        name=os.environ.get("TRAINING_JOB_NAME") or "local",
+        hyperparameters=hyperparameters,
+        channels={str(name): data / str(name) for name in listed},
+        hosts=tuple(sorted(hosts, key=_host_number)),
+        current_host=str(resources.get("current_host") or hosts[0]),
+        instance_type=str(resources.get("current_instance_type") or ""),
+        checkpoints=checkpoints if checkpoint_config or checkpoints.is_dir() else None,
+    )
+
+
+class JobFailed(Exception):
+    """Raised after the failure was reported; makes the toolkit exit with 1."""
+
+
+@contextlib.contextmanager
+def failures_reported(base: Path):
+    """Turns an exception into output/failure and one line on standard error, then raises JobFailed.
+
+    The message comes first and a traceback, where the fault is ours, after it: SageMaker shows the
+    first 1024 characters. The toolkit keeps a failure file that already exists. Everything must leave
+    as an exception, since the toolkit takes SystemExit and KeyboardInterrupt in a module for success.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, UserError):
+            text = str(error)
+        else:
+            message = f"{type(error).__name__}: {error}".rstrip(": ")
+            text = f"{message}\n{_last_frames(error, FAILURE_CHARACTERS - len(message) - 1)}".rstrip()
+            traceback.print_exc()
+        with contextlib.suppress(OSError):  # a read-only or full disk must not hide the error itself
+            (base / "output").mkdir(parents=True, exist_ok=True)
+            (base / "output" / "failure").write_text(text[:FAILURE_CHARACTERS], encoding="utf-8")
+        print(f"error: {text.splitlines()[0]}", file=sys.stderr, flush=True)
+        raise JobFailed(text.splitlines()[0]) from None
+
+
+def _last_frames(error: BaseException, characters: int) -> str:
+    """As many of the innermost frames of a traceback as fit."""
+    frames = traceback.format_tb(error.__traceback__)
+    kept = ""
+    for frame in reversed(frames):
+        if len(frame) + len(kept) > characters:
+            break
+        kept = frame + kept
+    return kept

@@ -1,0 +1,296 @@
+"""Every hyperparameter and every metric, declared once.
+
+The job parses its hyperparameters with it, the launcher checks requests and generates metric
+definitions with it, the README's table is printed from it (`python -m ml.settings`). It imports
+nothing heavy, so the launcher starts fast.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import operator
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, timezone
+from typing import Any
+
+from ml.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A range of numbers, written the way people write it: `[0, 1)`."""
+
+    text: str
+
+    def __contains__(self, value: float) -> bool:
+        low, high = (float(bound) for bound in self.text[1:-1].split(","))
+        above = operator.ge if self.text[0] == "[" else operator.gt
+        below = operator.le if self.text[-1] == "]" else operator.lt
+        return above(value, low) and below(value, high)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _setting(default, text, *, interval=None, choices=(), scaling=None):
+    """A field of `Settings`: its default, its sentence for the user, and what it may be.
+
+    `scaling` is SageMaker's ScalingType for a tuning range over it; None: it makes no sense to tune.
+    """
+    metadata = {
+        "help": text,
+        "interval": Interval(interval) if interval else None,
+        "choices": choices,
+        "scaling": scaling,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The hyperparameters of a job, parsed and checked; build it with `parse_settings`."""
+
+    # The windows and the labels
+    lookback: int = _setting(
+        1440, "prices in a window, the predicted minute included",
+        interval="[2, 100000]", scaling="Logarithmic")
+    horizon: int = _setting(
+        300, "minutes ahead that the optimal position looks, where positions are generated; "
+        "part of the purge between training and validation in any case", interval="[3, 100000]")
+    spread: float = _setting(
+        0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)")
+    # The network
+    nodes: int = _setting(1024, "units in a hidden layer", interval="[1, 65536]", scaling="Logarithmic")
+    layers: int = _setting(2, "hidden layers", interval="[1, 32]", scaling="Linear")
+    dropout: float = _setting(0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear")
+    # The training
+    epochs: int = _setting(10, "passes over the training windows", interval="[1, 100000]", scaling="Linear")
+    batch_size: int = _setting(4096, "windows in a step, over all devices", interval="[1, 1048576]", scaling="Logarithmic")
+    learning_rate: float = _setting(0.001, "step size of the optimizer", interval="(0, 100]", scaling="Logarithmic")
+    optimizer: str = _setting("adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical")
+    seed: int = _setting(1, "of the initial weights, the shuffle and the dropout", interval="[0, 2147483647]", scaling="Linear")
+    validation_fraction: float = _setting(
+        0.1, "share of the rows, the last ones, held out; 0 switches validation off", interval="[0, 1)")
+    monitor: str = _setting(
+        "val_loss", "which validation metric chooses the epoch whose weights are kept",
+        choices=("val_loss", "val_accuracy"))
+    patience: int = _setting(
+        0, "epochs without a better monitored metric before training stops; 0: train to the last epoch",
+        interval="[0, 100000]")
+    precision: str = _setting(
+        "auto", "of the multiplications; auto takes what the hardware multiplies fastest",
+        choices=("auto", "float32", "bfloat16", "float16"))
+    # The data
+    prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel")
+    prices_key: str = _setting("/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history")
+    prices_channel: str = _setting("train", "channel with CSV or Parquet files, read where prices_db is empty")
+    start_date: datetime | None = _setting(None, "first day or time used (UTC); empty: the history's first")
+    end_date: datetime | None = _setting(None, "last day or time used, included (UTC); empty: the history's last")
+    # The results
+    model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only")
+    model_key: str = _setting("/ml/models/fx_btc_jpy_model.h5", "KYDB key of the model; names the .h5 file in model/ too")
+    # The run
+    checkpoint_seconds: int = _setting(
+        60, "seconds between checkpoints, where the job has a checkpoints folder", interval="[1, 86400]")
+    tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard")
+    allow_cpu: bool = _setting(False, "train on the CPU of an instance whose GPU TensorFlow cannot use")
+
+
+SETTINGS = {field.name: field for field in dataclasses.fields(Settings)}
+
+# Written by SageMaker, its tuner and its SDK among the user's hyperparameters.
+PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
+
+
+def _parse_bool(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def _parse_int(text: str) -> int:
+    try:
+        number = float(text)  # tuners and YAML write 1440.0 and 1e3 for whole numbers
+        whole = int(text) if re.fullmatch(r"[+-]?\d+", text) else int(number)
+    except (ValueError, OverflowError):
+        raise ValueError("a whole number") from None
+    if not math.isfinite(number) or whole != number:
+        raise ValueError("a whole number")
+    return whole
+
+
+def _parse_float(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("a number") from None
+    if not math.isfinite(number):
+        raise ValueError("a finite number")
+    return number
+
+
+def parse_time(text: str, *, end: bool = False) -> datetime:
+    """The UTC time that an ISO 8601 text means; naive times are UTC.
+
+    Args:
+        text: a day (`2020-06-01`) or a time (`2020-06-01T12:30`, with or without an offset).
+        end: whether it closes a range, so that a day means its last moment.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text) and end:
+            moment = datetime.combine(moment, datetime.max.time())
+    except ValueError:
+        raise ValueError("a date such as 2020-06-01 or 2020-06-01T12:30") from None
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+
+
+_PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}
+
+
+def parse_value(name: str, value: Any) -> Any:
+    """The typed value of one hyperparameter.
+
+    Args:
+        name: its name, one of `SETTINGS`.
+        value: text as SageMaker sends it (`"60"`, or JSON-quoted as its Python SDK does), or a YAML
+            scalar (60, true).
+
+    Raises:
+        UserError: it is not of the type, in the range or among the choices.
+    """
+    field = SETTINGS[name]
+    text = str(value).strip()
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        try:
+            text = str(json.loads(text)).strip()
+        except ValueError:
+            pass  # not a JSON string after all: the parser below says what is wrong with it
+    try:
+        if name in ("start_date", "end_date"):
+            parsed = parse_time(text, end=name == "end_date") if text else None
+        else:
+            parsed = _PARSERS[field.type](text)
+    except ValueError as expected:
+        raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
+    interval, choices = field.metadata["interval"], field.metadata["choices"]
+    if interval and parsed not in interval:
+        raise UserError(f"hyperparameter {name} must be in {interval}, received {value!r}")
+    if choices and parsed not in choices:
+        raise UserError(f"hyperparameter {name} must be one of {', '.join(choices)}, received {value!r}")
+    return parsed
+
+
+def unknown_name(name: str) -> str:
+    """The message for a hyperparameter that does not exist, with the nearest that does."""
+    nearest = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(SETTINGS)}"
+    return f"unknown hyperparameter {name}; {hint}"
+
+
+def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values that are right, and a message for each that is wrong.
+
+    Args:
+        hyperparameters: name to text or YAML scalar; names that SageMaker adds are passed over.
+    """
+    values, problems = {}, []
+    for name, value in hyperparameters.items():
+        if name.startswith(PLATFORM_PREFIXES):
+            continue
+        if name not in SETTINGS:
+            problems.append(unknown_name(name))
+            continue
+        try:
+            values[name] = parse_value(name, value)
+        except UserError as error:
+            problems.append(str(error))
+    start, end = values.get("start_date"), values.get("end_date")
+    if start and end and start >= end:
+        problems.append(f"hyperparameter start_date must be before end_date, received "
+                        f"{hyperparameters['start_date']!r} and {hyperparameters['end_date']!r}")
+    if values.get("patience") and values.get("validation_fraction") == 0:
+        problems.append("hyperparameter patience needs a validation part, received validation_fraction=0; "
+                        "set patience=0 or a validation_fraction above 0")
+    return values, problems
+
+
+def parse_settings(hyperparameters: Mapping[str, Any]) -> Settings:
+    """The settings of a job from its hyperparameters.
+
+    Raises:
+        UserError: one line with every problem found.
+    """
+    values, problems = problems_with(hyperparameters)
+    if problems:
+        raise UserError("; ".join(problems))
+    return Settings(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number printed once an epoch, as `name=value`."""
+
+    name: str
+    help: str
+    goal: str | None = None  # Minimize or Maximize where it can be a tuning objective
+
+    @property
+    def regex(self) -> str:
+        """What finds the number in the log; anchored, so that `loss` is not found in `val_loss`."""
+        return rf"(?:^|\s){self.name}=(\S+)"
+
+
+METRICS = {metric.name: metric for metric in (
+    Metric("loss", "cross-entropy over the epoch's training windows, dropout on", "Minimize"),
+    Metric("accuracy", "share of the epoch's training windows predicted right, dropout on", "Maximize"),
+    Metric("val_loss", "cross-entropy over the validation windows", "Minimize"),
+    Metric("val_accuracy", "share of the validation windows predicted right", "Maximize"),
+    Metric("best_val_loss", "val_loss of the weights kept so far", "Minimize"),
+    Metric("best_val_accuracy", "val_accuracy of the weights kept so far", "Maximize"),
+    Metric("windows_per_second", "training windows a second"),
+)}
+
+
+def metric_definitions() -> list[dict[str, str]]:
+    """MetricDefinitions of a SageMaker request, one for each declared metric."""
+    return [{"Name": metric.name, "Regex": metric.regex} for metric in METRICS.values()]
+
+
+def rounded(value: float) -> float:
+    """The value to the six significant digits that are printed and stored."""
+    return float(f"{value:.6g}")
+
+
+def metric_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
+    """One epoch's line in the log, in the order of the declaration.
+
+    Args:
+        epoch: the epoch just ended, from 1.
+        values: metric name to value, rounded; only declared names.
+    """
+    shown = " ".join(f"{name}={values[name]:.6g}" for name in METRICS if name in values)
+    return f"epoch={epoch}/{epochs} {shown}"
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table: name, default, range, meaning."""
+    rows = ["| name | default | range | meaning |", "|---|---|---|---|"]
+    for name, field in SETTINGS.items():
+        allowed = field.metadata["interval"] or ", ".join(field.metadata["choices"])
+        if isinstance(field.default, bool):
+            allowed = "true, false"
+        default = "" if field.default is None else str(field.default).lower() \
+            if isinstance(field.default, bool) else field.default
+        rows.append(f"| {name} | {default} | {allowed} | {field.metadata['help']} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(settings_table())

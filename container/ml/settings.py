@@ -5,6 +5,7 @@ definitions with it, the README's table is printed from it (`python -m ml.settin
 nothing heavy, so the launcher starts fast.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -12,7 +13,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from ml.errors import UserError
@@ -55,45 +56,72 @@ class Settings:
     # The windows and the labels
     lookback: int = _setting(
         1440, "prices in a window, the predicted minute included",
-        interval="[2, 100000]", scaling="Logarithmic")
+        interval="[2, 100000]", scaling="Logarithmic",
+    )
     horizon: int = _setting(
-        300, "minutes ahead that the optimal position looks, where positions are generated; "
-        "part of the purge between training and validation in any case", interval="[3, 100000]")
+        300, "minutes that an optimal position looks ahead; part of the purge before the validation rows",
+        interval="[3, 100000]",
+    )
     spread: float = _setting(
-        0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)")
+        0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)"
+    )
     # The network
     nodes: int = _setting(1024, "units in a hidden layer", interval="[1, 65536]", scaling="Logarithmic")
     layers: int = _setting(2, "hidden layers", interval="[1, 32]", scaling="Linear")
-    dropout: float = _setting(0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear")
+    dropout: float = _setting(
+        0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear"
+    )
     # The training
-    epochs: int = _setting(10, "passes over the training windows", interval="[1, 100000]", scaling="Linear")
-    batch_size: int = _setting(4096, "windows in a step, over all devices", interval="[1, 1048576]", scaling="Logarithmic")
-    learning_rate: float = _setting(0.001, "step size of the optimizer", interval="(0, 100]", scaling="Logarithmic")
-    optimizer: str = _setting("adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical")
-    seed: int = _setting(1, "of the initial weights, the shuffle and the dropout", interval="[0, 2147483647]", scaling="Linear")
+    epochs: int = _setting(
+        10, "passes over the training windows", interval="[1, 100000]", scaling="Linear"
+    )
+    batch_size: int = _setting(
+        4096, "windows in a step, over all devices", interval="[1, 1048576]", scaling="Logarithmic"
+    )
+    learning_rate: float = _setting(
+        0.001, "step size of the optimizer", interval="(0, 100]", scaling="Logarithmic"
+    )
+    optimizer: str = _setting(
+        "adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical"
+    )
+    seed: int = _setting(
+        1, "of the initial weights, the shuffle and the dropout", interval="[0, 2147483647]", scaling="Linear"
+    )
     validation_fraction: float = _setting(
-        0.1, "share of the rows, the last ones, held out; 0 switches validation off", interval="[0, 1)")
+        0.1, "share of the rows, the last ones, held out; 0 switches validation off", interval="[0, 1)"
+    )
     monitor: str = _setting(
-        "val_loss", "which validation metric chooses the epoch whose weights are kept",
-        choices=("val_loss", "val_accuracy"))
+        "val_loss", "validation metric that chooses the epoch whose weights are kept",
+        choices=("val_loss", "val_accuracy"),
+    )
     patience: int = _setting(
         0, "epochs without a better monitored metric before training stops; 0: train to the last epoch",
-        interval="[0, 100000]")
+        interval="[0, 100000]",
+    )
     precision: str = _setting(
         "auto", "of the multiplications; auto takes what the hardware multiplies fastest",
-        choices=("auto", "float32", "bfloat16", "float16"))
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
     # The data
     prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel")
     prices_key: str = _setting("/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history")
-    prices_channel: str = _setting("train", "channel with CSV or Parquet files, read where prices_db is empty")
-    start_date: datetime | None = _setting(None, "first day or time used (UTC); empty: the history's first")
-    end_date: datetime | None = _setting(None, "last day or time used, included (UTC); empty: the history's last")
+    prices_channel: str = _setting(
+        "train", "channel with CSV or Parquet files, read where prices_db is empty"
+    )
+    start_date: datetime | None = _setting(None, "first day or time used (UTC); empty: the first there is")
+    end_date: datetime | None = _setting(
+        None, "last day or time used, included (UTC); empty: the last there is"
+    )
     # The results
     model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only")
-    model_key: str = _setting("/ml/models/fx_btc_jpy_model.h5", "KYDB key of the model; names the .h5 file in model/ too")
+    model_key: str = _setting(
+        "/ml/models/fx_btc_jpy_model.h5",
+        "KYDB key of the model; its last part names the .h5 file in model/ too",
+    )
     # The run
     checkpoint_seconds: int = _setting(
-        60, "seconds between checkpoints, where the job has a checkpoints folder", interval="[1, 86400]")
+        60, "seconds between checkpoints, where the job has a checkpoints folder", interval="[1, 86400]"
+    )
     tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard")
     allow_cpu: bool = _setting(False, "train on the CPU of an instance whose GPU TensorFlow cannot use")
 
@@ -168,10 +196,8 @@ def parse_value(name: str, value: Any) -> Any:
     field = SETTINGS[name]
     text = str(value).strip()
     if len(text) >= 2 and text[0] == text[-1] == '"':
-        try:
+        with contextlib.suppress(ValueError):  # not a JSON string after all: the parser below complains
             text = str(json.loads(text)).strip()
-        except ValueError:
-            pass  # not a JSON string after all: the parser below says what is wrong with it
     try:
         if name in ("start_date", "end_date"):
             parsed = parse_time(text, end=name == "end_date") if text else None
@@ -273,6 +299,7 @@ def metric_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
 
     Args:
         epoch: the epoch just ended, from 1.
+        epochs: how many the job asks for.
         values: metric name to value, rounded; only declared names.
     """
     shown = " ".join(f"{name}={values[name]:.6g}" for name in METRICS if name in values)

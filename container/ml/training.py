@@ -1,0 +1,357 @@
+"""The training: epochs of steps on whatever devices there are, measured, resumable at any step.
+
+Why a loop of our own and not `fit`: one loop must serve one device, several and later several hosts
+(Keras' `fit` fails under MultiWorkerMirroredStrategy), must cut windows on the device from start indices,
+must run many steps in one call (at batch 32 the calls would cost more than the arithmetic), and must
+resume at any step with the shuffle, the dropout and the early-stopping counters where they were (Keras'
+callbacks forget the last). What it replaces is small: shuffled order and dropout keys are functions of
+(seed, epoch), so a checkpoint is the weights, the optimizer's slots and a few numbers.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ml.checkpoints import Checkpoint, CheckpointFolder
+from ml.instance import WINDOWS_PER_CALL, Instance
+from ml.network import logits
+from ml.settings import Settings, metric_line, rounded
+from ml.train_sequence import TrainSequence, normalised
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a training is; with the arrays, all that a resume needs.
+
+    Attributes:
+        epoch: epochs completed.
+        step: steps completed in the epoch after them.
+        loss_sum: of that epoch so far, over windows.
+        correct_sum: likewise, windows predicted right.
+        seconds: spent in that epoch so far.
+        history: one dict of metrics an epoch, as printed.
+        best_epoch: the epoch (from 1) whose weights are kept; 0: none yet.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct_sum: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to; the model holds the weights of `best_epoch`.
+
+    Attributes:
+        history: one dict of metrics an epoch.
+        best_epoch: the epoch (from 1) of the kept weights; the last one where nothing is validated; 0
+            where it was stopped before the first ended.
+        stopped: whether a signal ended it before its last epoch.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    stopped: bool
+
+
+class StopSignal:
+    """Set once the process is asked to end (SIGTERM from SageMaker and Docker, SIGINT from a terminal)."""
+
+    def __init__(self):
+        self.is_set = False
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._receive)
+
+    def _receive(self, number, _frame):
+        self.is_set = True
+        print(f"received {signal.Signals(number).name}: stopping after the steps under way", flush=True)
+
+
+class _DeviceWindows:
+    """A sequence's prices on the devices, and its windows and labels cut there."""
+
+    def __init__(self, sequence: TrainSequence, dtype: str):
+        # Variables, since a strategy keeps a copy of each on every device.
+        self._prices, self._low, self._height, self._labels = (
+            tf.Variable(values, trainable=False)
+            for values in (sequence.prices, sequence.low, sequence.height, sequence.labels))
+        self._offsets = np.arange(sequence.lookback_period, dtype=np.int32)
+        self._dtype = dtype
+
+    def __call__(self, starts):
+        """Windows (batch, lookback) and labels int64 (batch,) of start rows int32 (batch,)."""
+        return self._windows(starts), tf.gather(self._labels, starts)
+
+    @tf.function(jit_compile=True)
+    def _windows(self, starts):
+        prices = tf.gather(self._prices, starts[:, None] + self._offsets)
+        low, height = (tf.gather(values, starts)[:, None] for values in (self._low, self._height))
+        return tf.cast(normalised(prices, low, height, lambda x: tf.cast(x, tf.float32)), self._dtype)
+
+
+class Trainer:
+    """Trains a model on the windows of one sequence and measures it on those of another.
+
+    Args:
+        model: from `build_network`, built under `instance.strategy.scope()`.
+        settings: epochs, batch_size, learning_rate, optimizer, dropout, seed, monitor, patience.
+        instance: the devices and what is chosen for them.
+        train: the training windows.
+        validation: the validation windows; None: no validation, the last epoch's weights are kept.
+    """
+
+    def __init__(self, model: keras.Sequential, settings: Settings, instance: Instance,
+                 train: TrainSequence, validation: TrainSequence | None):
+        self._model, self._settings, self._instance = model, settings, instance
+        self._train, self._validation = train, validation
+        with instance.strategy.scope():
+            self._windows = _DeviceWindows(train, instance.precision)
+            self._validation_windows = _DeviceWindows(validation, instance.precision) if validation else None
+            self._optimizer = keras.optimizers.get(
+                {"class_name": settings.optimizer, "config": {"learning_rate": settings.learning_rate}})
+            if instance.precision == "float16":  # whose small gradients would become 0
+                self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
+            self._optimizer.build(model.trainable_variables)
+        self._weights = [variable.value for variable in model.trainable_variables]
+        self._gradients = tf.function(self._gradients_of, jit_compile=instance.compile_step)
+        self._update = tf.function(self._optimizer.apply, jit_compile=instance.compile_update)
+
+    # The tensors' graphs
+
+    def _forward(self, windows, labels, keys, rows, dropout):
+        """Loss of each window, float32 (batch,), and whether it is predicted right, bool (batch,)."""
+        output = logits(self._weights, windows, dropout=dropout, keys=keys, rows=rows)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output)
+        return losses, tf.equal(output[:, 1] > output[:, 0], labels > 0)
+
+    def _gradients_of(self, starts, keys, rows, batch):
+        windows, labels = self._windows(starts)
+        with tf.GradientTape() as tape:
+            losses, correct = self._forward(windows, labels, keys, rows, self._settings.dropout)
+            loss = self._optimizer.scale_loss(tf.reduce_sum(losses) / tf.cast(batch, tf.float32))
+        return tape.gradient(loss, self._weights), tf.reduce_sum(losses), _count(correct)
+
+    def _replica_step(self, starts, keys):
+        mine, rows = _share(starts)
+        gradients, loss, correct = self._gradients(mine, keys, rows, tf.shape(starts)[0])
+        self._update(gradients)
+        return loss, correct
+
+    def _replica_measure(self, starts, keys):
+        mine, rows = _share(starts)
+        losses, correct = self._forward(*self._validation_windows(mine), keys, rows, 0.0)
+        return tf.reduce_sum(losses), _count(correct)
+
+    def _sums(self, replica_function, starts, keys):
+        """Runs a function on each row of starts, over all devices, and adds up what it returns."""
+        loss_sum = correct_sum = tf.constant(0.0)
+        for step in tf.range(tf.shape(starts)[0]):
+            results = self._instance.strategy.run(replica_function, (starts[step], keys[step]))
+            loss, correct = (self._instance.strategy.reduce("SUM", result, axis=None) for result in results)
+            loss_sum, correct_sum = loss_sum + loss, correct_sum + correct
+        return loss_sum, correct_sum
+
+    _signature = [tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.uint32)]
+
+    @tf.function(input_signature=_signature)
+    def _run_steps(self, starts, keys):
+        return self._sums(self._replica_step, starts, keys)
+
+    @tf.function(input_signature=_signature)
+    def _measure_steps(self, starts, keys):
+        return self._sums(self._replica_measure, starts, keys)
+
+    # The host's side
+
+    def fit(self, *, stop: StopSignal, checkpoints: CheckpointFolder | None = None,
+            identity: dict[str, Any] | None = None, tensorboard: Path | None = None,
+            report: Callable[[str], None] = print) -> TrainingResult:
+        """Trains to the last epoch, or until patience runs out or the process is asked to end.
+
+        Args:
+            stop: looked at between calls into TensorFlow, about once a second.
+            checkpoints: where to resume from and to save to.
+            identity: what this training is of; a checkpoint of anything else is refused.
+            tensorboard: folder for TensorBoard's logs.
+            report: takes each line for the log.
+
+        Raises:
+            UserError: the checkpoint is of another training.
+        """
+        progress, best = Progress(), None
+        if checkpoints and (checkpoint := checkpoints.load(identity or {})):
+            progress, best = self._restored(checkpoint)
+            report(f"resuming in epoch {progress.epoch + 1} at step {progress.step} from a checkpoint")
+        last_save = time.monotonic()
+
+        def save(*, force: bool):
+            nonlocal last_save
+            if checkpoints and (force or time.monotonic() - last_save >= self._settings.checkpoint_seconds):
+                checkpoints.save(self._checkpoint(identity or {}, progress, best))
+                last_save = time.monotonic()
+
+        with _scalar_log(tensorboard, progress.epoch) as log:
+            while progress.epoch < self._settings.epochs and not self._out_of_patience(progress):
+                for _ in self._epoch_parts(progress):
+                    if stop.is_set:
+                        break
+                    save(force=False)
+                if stop.is_set:
+                    break
+                if self._end_epoch(progress, report, log):
+                    best = [weight.numpy() for weight in self._weights]
+                save(force=progress.epoch == self._settings.epochs)
+        if stop.is_set:
+            save(force=True)
+        elif progress.epoch < self._settings.epochs:
+            report(f"stopping early: {self._settings.monitor} has not improved for "
+                   f"{self._settings.patience} epochs")
+        if best:
+            self._model.set_weights(best)
+        return TrainingResult(progress.history, progress.best_epoch, stop.is_set)
+
+    def _epoch_parts(self, progress: Progress):
+        """Runs the rest of an epoch in calls of many steps, yielding after each."""
+        order, keys = self._train.order(progress.epoch), self._keys(progress.epoch)
+        bar = keras.utils.Progbar(len(self._train)) if sys.stdout.isatty() else None
+        while progress.step < len(self._train):
+            began = time.perf_counter()
+            starts = self._next_starts(order, progress.step)
+            loss, correct = self._run_steps(starts, keys[progress.step:progress.step + len(starts)])
+            progress.loss_sum += float(loss)
+            progress.correct_sum += float(correct)
+            progress.step += len(starts)
+            progress.seconds += time.perf_counter() - began
+            if bar:
+                bar.update(progress.step, finalize=progress.step == len(self._train))
+            yield
+
+    def _next_starts(self, order: np.ndarray, step: int) -> np.ndarray:
+        """Start rows of the steps of the next call: int32, (steps, batch).
+
+        An epoch's last batch, smaller than the others, is a call of its own.
+        """
+        batch = self._settings.batch_size
+        steps = max(1, WINDOWS_PER_CALL // batch)
+        starts = order[step * batch:(step + steps) * batch]
+        whole = len(starts) // batch
+        return starts[:whole * batch].reshape(whole, batch) if whole else starts[None, :]
+
+    def _keys(self, epoch: int) -> np.ndarray:
+        """What each step's dropout masks are made from: uint32, (steps, hidden layers)."""
+        generator = np.random.default_rng([self._settings.seed, epoch, 1])
+        return generator.integers(2**32, size=(len(self._train), self._settings.layers), dtype=np.uint32)
+
+    def _end_epoch(self, progress: Progress, report, log) -> bool:
+        """Closes an epoch: its metrics, printed and kept. Returns whether it is the best so far."""
+        metrics = {"loss": progress.loss_sum / self._train.num_windows,
+                   "accuracy": progress.correct_sum / self._train.num_windows}
+        speed = self._train.num_windows / progress.seconds
+        if self._validation:
+            metrics |= self._measured()
+        metrics = {name: rounded(value) for name, value in metrics.items()}
+        best = progress.history[progress.best_epoch - 1] if progress.best_epoch else None
+        improved = not self._validation or best is None or self._better(metrics, best)
+        if self._validation:
+            kept = metrics if improved else best
+            metrics |= {f"best_{name}": kept[name] for name in ("val_loss", "val_accuracy")}
+        metrics["windows_per_second"] = rounded(speed)
+        report(metric_line(progress.epoch + 1, self._settings.epochs, metrics))
+        log(metrics)
+        progress.history.append(metrics)
+        if improved:
+            progress.best_epoch = progress.epoch + 1
+        progress.epoch += 1
+        progress.step, progress.loss_sum, progress.correct_sum, progress.seconds = 0, 0.0, 0.0, 0.0
+        return improved
+
+    def _measured(self) -> dict[str, float]:
+        """Loss and accuracy over the validation windows."""
+        count, step = self._validation.num_windows, 0
+        order = np.arange(count, dtype=np.int32)
+        loss_sum = correct_sum = 0.0
+        while step * self._settings.batch_size < count:
+            starts = self._next_starts(order, step)
+            no_keys = np.zeros((len(starts), self._settings.layers), np.uint32)
+            loss, correct = self._measure_steps(starts, no_keys)
+            loss_sum, correct_sum = loss_sum + float(loss), correct_sum + float(correct)
+            step += len(starts)
+        return {"val_loss": loss_sum / count, "val_accuracy": correct_sum / count}
+
+    def _better(self, metrics: dict[str, float], best: dict[str, float]) -> bool:
+        name = self._settings.monitor
+        difference = metrics[name] - best[name]
+        if np.isnan(best[name]):
+            return not np.isnan(metrics[name])
+        return difference < 0 if name == "val_loss" else difference > 0
+
+    def _out_of_patience(self, progress: Progress) -> bool:
+        patience = self._settings.patience
+        return bool(patience and self._validation and progress.epoch - progress.best_epoch >= patience)
+
+    def _checkpoint(self, identity, progress: Progress, best) -> Checkpoint:
+        arrays = {f"weight_{i}": weight.numpy() for i, weight in enumerate(self._weights)}
+        arrays |= {f"optimizer_{i}": variable.numpy() for i, variable in enumerate(self._optimizer.variables)}
+        arrays |= {f"best_{i}": weight for i, weight in enumerate(best or ())}
+        return Checkpoint(identity, dataclasses.asdict(progress), arrays)
+
+    def _restored(self, checkpoint: Checkpoint) -> tuple[Progress, list[np.ndarray] | None]:
+        arrays = checkpoint.arrays
+        for name, variables in (("weight", self._model.trainable_variables),
+                                ("optimizer", self._optimizer.variables)):
+            for i, variable in enumerate(variables):
+                variable.assign(arrays[f"{name}_{i}"])
+        best = None
+        if "best_0" in arrays:
+            best = [arrays[f"best_{i}"] for i in range(len(self._weights))]
+        return Progress(**checkpoint.progress), best
+
+
+def _share(starts):
+    """This device's part of a batch, and the place of each window in the whole."""
+    context = tf.distribute.get_replica_context()
+    rows = tf.range(context.replica_id_in_sync_group, tf.shape(starts)[0], context.num_replicas_in_sync)
+    return tf.gather(starts, rows), rows
+
+
+def _count(correct):
+    return tf.reduce_sum(tf.cast(correct, tf.float32))
+
+
+@contextlib.contextmanager
+def _scalar_log(folder: Path | None, epochs_done: int):
+    """A function that writes an epoch's metrics for TensorBoard; does nothing without a folder."""
+    if folder is None:
+        yield lambda metrics: None
+        return
+    writer = tf.summary.create_file_writer(str(folder))
+    # tf.summary.scalar needs the tensorboard package, which the image leaves out; this is what it does.
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = "scalars"
+    epochs = itertools.count(epochs_done + 1)
+
+    def log(metrics):
+        epoch = next(epochs)
+        with writer.as_default():
+            for name, value in metrics.items():
+                tf.summary.write(name, tf.constant(value, tf.float32), step=epoch, metadata=metadata)
+        writer.flush()
+
+    yield log
+    writer.close()

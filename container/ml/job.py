@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -112,6 +113,22 @@ def read_job(base: Path) -> Job:
         instance_type=str(resources.get("current_instance_type") or ""),
         checkpoints=checkpoints if checkpoint_config or checkpoints.is_dir() else None,
     )
+
+
+class StopSignal:
+    """Set once the process is asked to end (SIGTERM from SageMaker and Docker, SIGINT from a terminal).
+
+    Make it first: as PID 1 a process without a handler never learns of a SIGTERM.
+    """
+
+    def __init__(self):
+        self.is_set = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number, _frame):
+        self.is_set = True
+        print(f"received {signal.Signals(number).name}: stopping as soon as the step under way ends", flush=True)
 
 
 class JobFailed(Exception):

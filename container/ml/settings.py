@@ -125,6 +125,12 @@ class Settings:
     tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard")
     allow_cpu: bool = _setting(False, "train on the CPU of an instance whose GPU TensorFlow cannot use")
 
+    @property
+    def weights(self) -> int:
+        """Trainable weights of the network, 4 bytes each in its files."""
+        between = (self.layers - 1) * (self.nodes + 1) * self.nodes
+        return (self.lookback + 1) * self.nodes + between + (self.nodes + 1) * 2
+
 
 SETTINGS = {field.name: field for field in dataclasses.fields(Settings)}
 

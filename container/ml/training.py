@@ -11,9 +11,7 @@ callbacks forget the last). What it replaces is small: shuffled order and dropou
 import contextlib
 import dataclasses
 import itertools
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ import tensorflow as tf
 
 from ml.checkpoints import Checkpoint, CheckpointFolder
 from ml.instance import WINDOWS_PER_CALL, Instance
+from ml.job import StopSignal
 from ml.network import logits
 from ml.settings import Settings, metric_line, rounded
 from ml.train_sequence import TrainSequence, normalised
@@ -67,20 +66,6 @@ class TrainingResult:
     history: list[dict[str, float]]
     best_epoch: int
     stopped: bool
-
-
-class StopSignal:
-    """Set once the process is asked to end (SIGTERM from SageMaker and Docker, SIGINT from a terminal)."""
-
-    def __init__(self):
-        self.is_set = False
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._receive)
-
-    def _receive(self, number, _frame):
-        self.is_set = True
-        print(f"received {signal.Signals(number).name}: stopping after the steps under way", flush=True)
 
 
 class _DeviceWindows:
@@ -130,7 +115,9 @@ class Trainer:
             self._optimizer.build(model.trainable_variables)
         self._weights = [variable.value for variable in model.trainable_variables]
         self._gradients = tf.function(self._gradients_of, jit_compile=instance.compile_step)
-        self._update = tf.function(self._optimizer.apply, jit_compile=instance.compile_update)
+        # Not wrapped otherwise: several devices meet in the update, which a nested function cannot hold.
+        self._update = tf.function(self._optimizer.apply, jit_compile=True) if instance.compile_update \
+            else self._optimizer.apply
 
     # The tensors' graphs
 
@@ -167,7 +154,7 @@ class Trainer:
             loss_sum, correct_sum = loss_sum + loss, correct_sum + correct
         return loss_sum, correct_sum
 
-    _signature = [tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.uint32)]
+    _signature = (tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.uint32))
 
     @tf.function(input_signature=_signature)
     def _run_steps(self, starts, keys):
@@ -324,7 +311,7 @@ class Trainer:
 
 
 def _share(starts):
-    """This device's part of a batch, and the place of each window in the whole."""
+    """The part of a batch that is this device's, and the place of each window in the whole."""
     context = tf.distribute.get_replica_context()
     rows = tf.range(context.replica_id_in_sync_group, tf.shape(starts)[0], context.num_replicas_in_sync)
     return tf.gather(starts, rows), rows

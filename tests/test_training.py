@@ -1,0 +1,221 @@
+import dataclasses
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from ml.checkpoints import CheckpointFolder
+from ml.errors import UserError
+from ml.instance import make_instance
+from ml.network import build_network
+from ml.settings import METRICS, Settings
+from ml.train_sequence import TrainSequence
+from ml.training import Trainer
+
+SMALL = Settings(lookback=20, nodes=16, layers=2, dropout=0.3, epochs=3, batch_size=64, seed=5,
+                 learning_rate=0.01, checkpoint_seconds=1)
+
+
+class Stop:
+    """A stop request that comes when it has been looked at `after` times."""
+
+    def __init__(self, after=None):
+        self.looks, self.after = 0, after
+
+    @property
+    def is_set(self):
+        self.looks += 1
+        return self.after is not None and self.looks > self.after
+
+
+def cpu(count=1, precision="float32"):
+    return make_instance(tf.config.list_logical_devices("CPU")[:count], precision, "test")
+
+
+def sequence_of(rows, market, settings, **options):
+    prices = 1000 + np.random.default_rng(market).normal(size=rows).cumsum()
+    rises = np.sign(np.diff(prices, append=prices[-1]))
+    following = pd.DataFrame({"mid": prices, "position": np.roll(rises, 1)})  # learnable: the last move
+    return TrainSequence(following, settings.lookback, settings.batch_size, **options)
+
+
+def trainer_of(settings, *, instance=None, validated=True):
+    instance = instance or cpu()
+    with instance.strategy.scope():
+        model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout,
+                              settings.seed)
+    train = sequence_of(1500, 1, settings, seed=settings.seed)
+    validation = sequence_of(400, 2, settings, enable_shuffle=False) if validated else None
+    return model, Trainer(model, settings, instance, train, validation)
+
+
+def fit(settings=SMALL, *, stop=None, validated=True, instance=None, **options):
+    model, trainer = trainer_of(settings, instance=instance, validated=validated)
+    lines = []
+    result = trainer.fit(stop=stop or Stop(), report=lines.append, **options)
+    return model, result, lines
+
+
+def without_speed(history):
+    return [{name: value for name, value in epoch.items() if name != "windows_per_second"}
+            for epoch in history]
+
+
+def same_weights(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+
+
+def test_it_learns_what_can_be_learned():
+    _, result, _ = fit(dataclasses.replace(SMALL, epochs=15, dropout=0.0))
+    assert result.history[-1]["val_accuracy"] > 0.8
+
+
+def test_the_loss_is_that_of_keras_on_the_same_windows():
+    settings = dataclasses.replace(SMALL, epochs=1, learning_rate=1e-12, dropout=0.0)
+    model, trainer = trainer_of(settings)
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    expected = model.evaluate(sequence_of(1500, 1, settings), verbose=0)
+    expected_validation = model.evaluate(sequence_of(400, 2, settings), verbose=0)
+    metrics = trainer.fit(stop=Stop(), report=lambda line: None).history[0]
+    np.testing.assert_allclose([metrics["loss"], metrics["accuracy"]], expected, rtol=2e-5)
+    np.testing.assert_allclose([metrics["val_loss"], metrics["val_accuracy"]], expected_validation, rtol=2e-5)
+
+
+def test_an_epoch_is_one_line_whose_numbers_the_declared_expressions_find():
+    _, result, lines = fit()
+    assert [line.split()[0] for line in lines] == ["epoch=1/3", "epoch=2/3", "epoch=3/3"]
+    for line, metrics in zip(lines, result.history, strict=True):
+        found = {name: re.search(metric.regex, line) for name, metric in METRICS.items()}
+        assert {name: float(match.group(1)) for name, match in found.items()} == metrics
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others():
+    one, same, other = (fit(dataclasses.replace(SMALL, seed=seed))[0] for seed in (5, 5, 6))
+    assert same_weights(one, same)
+    assert not same_weights(one, other)
+
+
+def test_the_weights_kept_are_those_of_the_best_epoch():
+    settings = dataclasses.replace(SMALL, epochs=6, learning_rate=0.3, monitor="val_accuracy")
+    model, result, _ = fit(settings)
+    scores = [epoch["val_accuracy"] for epoch in result.history]
+    assert result.best_epoch == 1 + int(np.argmax(scores))
+    assert result.best_epoch < 6, "choose settings whose last epoch is not the best"
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    accuracy = model.evaluate(sequence_of(400, 2, settings), verbose=0)[1]
+    assert accuracy == pytest.approx(max(scores), abs=1e-5)
+    assert result.history[-1]["best_val_accuracy"] == max(scores)
+
+
+def test_patience_ends_a_training_that_no_longer_improves():
+    settings = dataclasses.replace(SMALL, epochs=50, learning_rate=0.3, patience=2)
+    _, result, lines = fit(settings)
+    assert len(result.history) == result.best_epoch + 2 < 50
+    assert "val_loss has not improved for 2 epochs" in lines[-1]
+
+
+def test_without_validation_it_trains_to_the_last_epoch_and_keeps_it():
+    _, result, lines = fit(validated=False)
+    assert result.best_epoch == 3
+    assert set(result.history[0]) == {"loss", "accuracy", "windows_per_second"}
+    assert "val_" not in "".join(lines)
+
+
+def test_a_stop_keeps_the_best_weights_so_far():
+    model, result, _ = fit(dataclasses.replace(SMALL, epochs=10_000), stop=Stop(after=6))
+    assert result.stopped and 1 <= len(result.history) < 10_000
+    one_epoch, _, _ = fit(dataclasses.replace(SMALL, epochs=len(result.history)))
+    assert same_weights(model, one_epoch)
+
+
+@pytest.mark.parametrize("after", [1, 9, 14, 20])  # an epoch is 12 calls of 2 steps, and a last one of 1
+def test_a_resume_is_bit_for_bit(tmp_path, monkeypatch, after):
+    monkeypatch.setattr("ml.training.WINDOWS_PER_CALL", 128)
+    uninterrupted, expected, _ = fit()
+    folder = CheckpointFolder(tmp_path, "job")
+    _, first, _ = fit(stop=Stop(after=after), checkpoints=folder, identity={"data": "x"})
+    assert first.stopped
+    resumed, result, lines = fit(checkpoints=folder, identity={"data": "x"})
+    assert "resuming in epoch" in lines[0]
+    assert same_weights(resumed, uninterrupted)
+    assert without_speed(result.history) == without_speed(expected.history)
+    assert result.best_epoch == expected.best_epoch
+
+
+def test_a_resume_remembers_the_patience_already_used(tmp_path):
+    settings = dataclasses.replace(SMALL, epochs=50, learning_rate=0.3, patience=2)
+    uninterrupted, expected, _ = fit(settings)
+    folder = CheckpointFolder(tmp_path, "job")
+    looks_an_epoch = 2  # one call an epoch, looked at inside and after
+    fit(settings, stop=Stop(after=looks_an_epoch * (expected.best_epoch + 1)), checkpoints=folder)
+    resumed, result, _ = fit(settings, checkpoints=folder)
+    assert len(result.history) == len(expected.history)
+    assert same_weights(resumed, uninterrupted)
+
+
+def test_a_finished_training_resumes_to_its_result(tmp_path):
+    folder = CheckpointFolder(tmp_path, "job")
+    one, _, _ = fit(checkpoints=folder)
+    again, result, lines = fit(checkpoints=folder)
+    assert same_weights(one, again) and len(result.history) == 3
+    assert not [line for line in lines if line.startswith("epoch=")]
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    folder = CheckpointFolder(tmp_path, "job")
+    fit(checkpoints=folder, identity={"data": "x", "nodes": 16})
+    with pytest.raises(UserError, match="data was 'x' and is 'y'"):
+        fit(checkpoints=folder, identity={"data": "y", "nodes": 16})
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precisions_learn_the_same(precision):
+    settings = dataclasses.replace(SMALL, epochs=8, dropout=0.0)
+    full = fit(settings)[1].history[-1]["val_accuracy"]
+    low = fit(settings, instance=cpu(precision=precision))[1].history[-1]["val_accuracy"]
+    assert low == pytest.approx(full, abs=0.03) and low > 0.85
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "nadam", "rmsprop", "sgd"])
+def test_every_optimizer_lowers_the_loss(optimizer):
+    rate = 0.1 if optimizer == "sgd" else 0.003
+    history = fit(dataclasses.replace(SMALL, optimizer=optimizer, learning_rate=rate, epochs=5))[1].history
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_tensorboard_logs_hold_the_metrics(tmp_path):
+    _, result, _ = fit(tensorboard=tmp_path)
+    values = {}
+    for path in tmp_path.glob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                values[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    assert values["val_loss", 2] == pytest.approx(result.history[1]["val_loss"])
+    assert {step for _, step in values} == {1, 2, 3}
+
+
+def test_two_devices_give_the_losses_of_one():
+    # Logical devices must be made before TensorFlow runs, so this runs in a process of its own.
+    script = """
+import dataclasses, sys
+sys.path[:0] = sys.argv[1:]
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from test_training import SMALL, cpu, fit, without_speed
+settings = dataclasses.replace(SMALL, batch_size=63)  # which two devices cannot share evenly
+for count in (1, 2):
+    _, result, _ = fit(settings, instance=cpu(count))
+    print("losses", *(value for epoch in without_speed(result.history) for value in epoch.values()))
+"""
+    output = subprocess.run([sys.executable, "-c", script, *sys.path[:4]], capture_output=True, text=True,
+                            check=False)
+    lines = [line.split()[1:] for line in output.stdout.splitlines() if line.startswith("losses")]
+    assert len(lines) == 2, output.stderr[-2000:]
+    one, two = (np.array(line, float) for line in lines)
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-4)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from ml.checkpoints import Checkpoint, CheckpointFolder
 from ml.errors import UserError
 

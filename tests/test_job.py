@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from ml.errors import UserError
 from ml.job import JobFailed, base_folder, failures_reported, read_job
 

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from ml.network import _hash, _relu_dropout, build_network, logits
 
 

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+
 from ml.errors import UserError
 from ml.settings import (
     METRICS,
@@ -69,7 +70,7 @@ def test_a_wrong_value_is_told_with_what_is_allowed(hyperparameters, message):
 
 
 def test_every_problem_is_told_at_once():
-    with pytest.raises(UserError, match="dropout.*; .*nodez") as caught:
+    with pytest.raises(UserError, match=r"dropout.*; .*nodez") as caught:
         parse_settings({"dropout": "2", "nodez": "1"})
     assert "did you mean nodes?" in str(caught.value)
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+
 from ml.errors import UserError
 from ml.train_sequence import TrainSequence
 
@@ -149,8 +150,8 @@ class Total(keras.Model):
         return digests
 
 
-@pytest.mark.parametrize("workers", [dict(workers=1), dict(workers=3),
-                                     dict(workers=2, use_multiprocessing=True)], ids=str)
+@pytest.mark.parametrize("workers", [
+    {"workers": 1}, {"workers": 3}, {"workers": 2, "use_multiprocessing": True}], ids=str)
 def test_keras_workers_get_every_window_once_an_epoch(workers):
     frame = frame_of(random_walk(300))
     plain = Recorder(frame, 20, 32)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+
 from ml.checkpoints import CheckpointFolder
 from ml.errors import UserError
 from ml.instance import make_instance

@@ -1,0 +1,108 @@
+import json
+import math
+import subprocess
+import sys
+
+import h5py
+import kydb
+import numpy as np
+import pytest
+
+from ml.errors import UserError
+from ml.model_store import ModelTarget, library_versions, publish, save_model, write_json
+from ml.network import build_network
+
+LOOKBACK = 30
+IN_A_FRESH_PROCESS = """
+import sys
+import numpy as np, keras, tensorflow as tf
+folder, file = sys.argv[1:]
+data = np.load(file)
+served = tf.saved_model.load(folder + "/1").signatures
+np.savez(file + ".out.npz",
+    keras=keras.saving.load_model(folder + "/model.keras").predict(data["windows"], verbose=0),
+    h5=keras.saving.load_model(folder + "/btc.h5").predict(data["windows"], verbose=0),
+    raw64=next(iter(served["serving_default"](tf.constant(data["prices"])).values())),
+    raw32=next(iter(served["serving_float32"](tf.constant(data["prices"].astype("float32"))).values())))
+"""
+
+
+@pytest.fixture
+def model():
+    return build_network(LOOKBACK, 16, 2, 0.2, seed=1)
+
+
+@pytest.fixture
+def h5_bytes(model, tmp_path):
+    return save_model(model, tmp_path / "saved", "btc.h5").read_bytes()
+
+
+def test_all_three_forms_agree_in_a_fresh_process(model, tmp_path):
+    rng = np.random.default_rng(0)
+    prices = 10_000_000 + rng.integers(0, 50, (40, LOOKBACK)).astype(float)
+    prices[0] = 10_000_000  # a flat window
+    low, high = prices.min(axis=1, keepdims=True), prices.max(axis=1, keepdims=True)
+    windows = np.divide(prices - low, high - low, out=np.zeros_like(prices), where=high > low)
+    save_model(model, tmp_path / "model", "btc.h5")
+    np.savez(tmp_path / "data.npz", prices=prices, windows=windows.astype(np.float32))
+    subprocess.run([sys.executable, "-c", IN_A_FRESH_PROCESS, tmp_path / "model", tmp_path / "data.npz"],
+                   check=True, capture_output=True)
+    results = np.load(tmp_path / "data.npz.out.npz")
+    expected = model(windows.astype(np.float32), training=False).numpy()
+    for form in ("keras", "h5", "raw64", "raw32"):
+        np.testing.assert_allclose(results[form], expected, atol=1e-5, err_msg=form)
+    np.testing.assert_allclose(results["h5"].sum(axis=1), 1, rtol=1e-6)
+
+
+def test_saving_again_replaces_and_leaves_nothing_else(model, tmp_path):
+    for seed in (1, 2):
+        save_model(build_network(LOOKBACK, 16, 2, 0.2, seed), tmp_path, "btc.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "btc.h5", "model.keras"]
+    with h5py.File(tmp_path / "btc.h5") as file:
+        assert "model_weights" in file and "optimizer_weights" not in file
+
+
+def test_a_save_that_fails_leaves_the_model_that_was_there(model, tmp_path, monkeypatch):
+    save_model(model, tmp_path, "btc.h5")
+    before = (tmp_path / "btc.h5").read_bytes()
+    monkeypatch.setattr("ml.model_store._export", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_model(build_network(LOOKBACK, 16, 2, 0.2, 9), tmp_path, "btc.h5")
+    assert (tmp_path / "btc.h5").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "btc.h5", "model.keras"]
+
+
+def test_json_has_null_where_there_is_no_number(tmp_path):
+    write_json(tmp_path / "new" / "metrics.json", {"a": [1.5, math.nan, {"b": -math.inf}], "c": "nan"})
+    assert json.loads((tmp_path / "new/metrics.json").read_text()) == {"a": [1.5, None, {"b": None}], "c": "nan"}
+
+
+def test_library_versions_name_what_computes():
+    assert {"python", "keras", "numpy", "kydb"} <= set(library_versions())
+
+
+def test_a_published_model_is_the_files_bytes(h5_bytes, tmp_path):
+    url = f"files:/{tmp_path}/kydb"
+    target = ModelTarget(url, "/ml/models/btc.h5", "job-1")
+    target.check(1000)
+    assert target.publish(h5_bytes)
+    assert kydb.connect(url).read("/ml/models/btc.h5", reload=True) == h5_bytes
+    assert kydb.connect(url).ls("/ml/models") == ["btc.h5"], "the probe or a temporary key was left behind"
+
+
+def test_what_is_no_model_is_not_published(tmp_path):
+    url = f"files:/{tmp_path}/kydb"
+    with pytest.raises(UserError, match="not an HDF5 file"):
+        publish(url, "/m.h5", b"\x80\x04 a pickle", "job-1")
+    assert not kydb.connect(url).exists("/m.h5")
+
+
+def test_a_target_that_cannot_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "kydb").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"cannot be published to files:.*/m\.h5: .*grant this job"):
+        ModelTarget(f"files:/{tmp_path}/kydb", "/m.h5", "job-1").check(1000)
+
+
+def test_a_model_too_large_for_dynamodb_is_told_before_training():
+    with pytest.raises(UserError, match=r"9\.9 MB, does not fit a DynamoDB item"):
+        ModelTarget("dynamodb://models", "/m.h5", "job-1").check(2_480_000)

@@ -1,0 +1,64 @@
+"""What a job on this machine reads: channels brought into its folder, and a simulated market in a KYDB."""
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ml.errors import UserError
+
+_SAMPLE_SEED = 1
+
+
+def bring_channel(uri: str, folder: Path) -> None:
+    """Puts the files of a channel where the job reads them.
+
+    Args:
+        uri: file:///... of a file or folder, or s3://bucket/prefix.
+        folder: input/data/<channel>; made here.
+
+    Raises:
+        UserError: there is nothing at the URI, or it cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("s3://"):
+        _download(uri, folder)
+        return
+    source = Path(uri.removeprefix("file://"))
+    try:
+        if source.is_dir():
+            shutil.copytree(source, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
+        else:
+            _link_or_copy(source, folder / source.name)
+    except (OSError, shutil.Error) as error:
+        raise UserError(f"the channel's {source} cannot be read: {error}") from None
+
+
+def _link_or_copy(source, target):
+    """A hard link costs nothing and is a plain file inside a container, which a symbolic link is not."""
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:  # another file system, or a file of somebody else's
+        shutil.copy2(source, target)
+
+
+def _download(uri: str, folder: Path) -> None:
+    """Every object under an S3 prefix, as SageMaker's S3Prefix means it."""
+    import boto3
+    import botocore.exceptions
+
+    parts = urlsplit(uri)
+    prefix = parts.path.lstrip("/")
+    try:
+        bucket = boto3.resource("s3").Bucket(parts.netloc)
+        keys = [item.key for item in bucket.objects.filter(Prefix=prefix) if not item.key.endswith("/")]
+        if not keys:
+            raise UserError(f"the channel's {uri} has no objects")
+        for key in keys:
+            target = folder / key[prefix.rfind("/") + 1:]
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"the channel's object {key!r} would land outside {folder}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            bucket.download_file(key, str(target))
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise UserError(f"the channel's {uri} cannot be read: {error}") from None

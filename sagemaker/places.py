@@ -1,0 +1,262 @@
+"""The places on this machine where a job runs: a process, or a container of the image.
+
+A place starts a job from a request, describes it in the words of DescribeTrainingJob, gives its log, stops
+it and collects what it left. `aws.AwsPlace` does the same for SageMaker. Here a job is a folder under the
+runs folder, laid out like /opt/ml, with its record and log beside that; a `runner` process owns it.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import inputs
+from ml.errors import UserError
+from request import channels_of
+from runner import FINAL, LOG, is_locked, now, read_record, take_lock, write_record
+
+_HERE = Path(__file__).resolve().parent
+_CONTAINER = _HERE.parent / "container"
+_POLL_SECONDS = 0.2
+
+# What DescribeTrainingJob repeats of its request.
+_DESCRIBED = ("HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
+              "ResourceConfig", "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment")
+
+
+class LocalPlace:
+    """Jobs as processes on this machine, started by the toolkit's own `train` command.
+
+    Args:
+        runs: the folder of job folders.
+    """
+
+    name = "local"
+
+    def __init__(self, runs: Path):
+        self.runs = runs.resolve()
+
+    def start(self, request: dict[str, Any], *, cores: Sequence[int] = ()) -> str:
+        """Starts a job and returns its name.
+
+        Args:
+            request: a checked CreateTrainingJob request.
+            cores: the CPU cores it may use; empty: all.
+
+        Raises:
+            UserError: the name is taken, or a channel cannot be read.
+        """
+        name = request["TrainingJobName"]
+        folder = self.folder(name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"there is a job {name} already, in {folder}; choose another --name") from None
+        try:
+            for channel, uri in channels_of(request).items():
+                inputs.bring_channel(uri, folder / "input" / "data" / channel)
+        except UserError:
+            shutil.rmtree(folder)
+            raise
+        self._write_config(folder, request)
+        lock = take_lock(folder)
+        record = {"TrainingJobName": name, "TrainingJobStatus": "InProgress", "SecondaryStatus": "Starting",
+                  "CreationTime": now(), **{key: request[key] for key in _DESCRIBED if key in request},
+                  "Place": self.name, "Cores": list(cores), **self._command(folder, request, cores)}
+        write_record(folder, record)
+        with (folder / LOG).open("ab") as log:
+            subprocess.Popen([sys.executable, _HERE / "runner.py", folder, str(lock)], pass_fds=[lock],
+                             start_new_session=True, env={**os.environ, **self._secrets(request)},
+                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        os.close(lock)
+        return name
+
+    def folder(self, name: str) -> Path:
+        return self.runs / name
+
+    def has(self, name: str) -> bool:
+        """Whether there is a job of that name here."""
+        return (self.folder(name) / "training_job.json").is_file()
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """The job's record; a job whose process vanished is Failed.
+
+        Raises:
+            UserError: there is no such job.
+        """
+        folder = self.folder(name)
+        # The lock first: a job that ends between the two looks has its last word in the record.
+        running = folder.is_dir() and is_locked(folder)
+        try:
+            record = read_record(folder)
+        except FileNotFoundError:
+            raise UserError(f"there is no job {name} in {self.runs}; `list` shows those there are") from None
+        if not running and record["TrainingJobStatus"] not in FINAL:
+            record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Interrupted",
+                       "FailureReason": "InternalServerError: the job's process vanished; it was killed, or the "
+                                        "machine was restarted"}
+        return record
+
+    def lines(self, name: str, *, follow: bool) -> Iterator[str]:
+        """The lines of the job's log; with `follow`, until the job ends."""
+        path = self.folder(name) / LOG
+        rest = b""
+        position = 0
+        while True:
+            ended = self.describe(name)["TrainingJobStatus"] in FINAL
+            if path.exists():
+                with path.open("rb") as file:
+                    file.seek(position)
+                    rest += (chunk := file.read())
+                position += len(chunk)
+            *whole, rest = rest.split(b"\n")
+            yield from (line.decode("utf-8", errors="replace") for line in whole)
+            if ended or not follow:
+                break
+            time.sleep(_POLL_SECONDS)
+        if rest:
+            yield rest.decode("utf-8", errors="replace")
+
+    def stop(self, name: str) -> None:
+        """Asks a job to end; it has two minutes to do so, as on SageMaker."""
+        record = self.describe(name)
+        while record["TrainingJobStatus"] == "InProgress" and "RunnerPid" not in record:  # just started
+            time.sleep(_POLL_SECONDS)
+            record = self.describe(name)
+        if record["TrainingJobStatus"] not in FINAL:
+            os.kill(record["RunnerPid"], signal.SIGTERM)
+
+    def collect(self, name: str) -> Path:
+        """The folder with the job's model/ and output/."""
+        return self.folder(name)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every job here, the newest first."""
+        names = [path.parent.name for path in self.runs.glob("*/training_job.json")]
+        return sorted((self.describe(name) for name in names), key=lambda record: record["CreationTime"], reverse=True)
+
+    def remove(self, name: str) -> None:
+        """Ends whatever is left of a job and forgets it."""
+        if self.has(name):
+            self.stop(name)
+            for _ in self.lines(name, follow=True):
+                pass
+        shutil.rmtree(self.folder(name), ignore_errors=True)
+
+    def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
+        environment = {
+            "SAGEMAKER_BASE_DIR": str(folder),
+            "SAGEMAKER_TRAINING_MODULE": "train:main",
+            "SM_STUDIO_LOCAL_MODE": "true",  # spares a wait for host names that only SageMaker's network has
+            "PYTHONPATH": str(_CONTAINER),
+            "PYTHONUNBUFFERED": "1",
+            "TRAINING_JOB_NAME": request["TrainingJobName"],
+        } | request.get("Environment", {})
+        return {"Command": [str(Path(sys.executable).with_name("train"))], "CommandEnvironment": environment}
+
+    def _secrets(self, request: dict[str, Any]) -> dict[str, str]:
+        """Variables that the job needs and that no record may hold; a process has this one's anyway."""
+        return {}
+
+    def _write_config(self, folder: Path, request: dict[str, Any]) -> None:
+        """The files that SageMaker writes under /opt/ml before it starts a container."""
+        for path in ("input/config", "input/data", "model", "output/data"):
+            (folder / path).mkdir(parents=True, exist_ok=True)
+        mode = request["AlgorithmSpecification"].get("TrainingInputMode", "File")
+        config = {
+            "hyperparameters": request.get("HyperParameters", {}),
+            "inputdataconfig": {channel: {"TrainingInputMode": mode, "S3DistributionType": "FullyReplicated",
+                                          "RecordWrapperType": "None"} for channel in channels_of(request)},
+            # Not the request's instance: the job would look for its GPU.
+            "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0",
+                               "current_instance_type": "local"},
+        }
+        if "CheckpointConfig" in request:
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            config["checkpointconfig"] = {"LocalPath": f"{self._inside(folder)}/checkpoints"}
+        for name, content in config.items():
+            (folder / "input" / "config" / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    def _inside(self, folder: Path) -> str:
+        """The job folder as the job sees it."""
+        return str(folder)
+
+
+class DockerPlace(LocalPlace):
+    """Jobs as containers of the image, with the job folder mounted at /opt/ml.
+
+    Args:
+        runs: the folder of job folders.
+        network: of the containers; empty: docker's default.
+    """
+
+    name = "docker"
+
+    def __init__(self, runs: Path, network: str = ""):
+        super().__init__(runs)
+        self._network = network
+
+    def _inside(self, folder: Path) -> str:
+        return "/opt/ml"
+
+    def remove(self, name: str) -> None:
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
+        super().remove(name)
+
+    def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
+        if not shutil.which("docker"):
+            raise UserError("the docker command is not installed; install it, or run --on local")
+        name = request["TrainingJobName"]
+        command = ["docker", "run", "--rm", "--name", name, "--user", f"{os.getuid()}:{os.getgid()}",
+                   "--volume", f"{folder}:/opt/ml"]
+        network = "none" if request.get("EnableNetworkIsolation") else self._network
+        if network:
+            command += ["--network", network]
+        if cores:
+            command += ["--cpuset-cpus", ",".join(map(str, cores))]
+        for path in _kydb_folders(request):
+            Path(path).mkdir(parents=True, exist_ok=True)
+            command += ["--volume", f"{path}:{path}"]
+        environment = {"TRAINING_JOB_NAME": name, "SM_STUDIO_LOCAL_MODE": "true"} | request.get("Environment", {})
+        for variable, value in environment.items():
+            command += ["--env", f"{variable}={value}"]
+        for variable in self._secrets(request):  # by name, so that no value shows in the list of processes
+            command += ["--env", variable]
+        image = request["AlgorithmSpecification"]["TrainingImage"]
+        return {"Command": [*command, image, "train"], "CommandEnvironment": {}, "Container": name}
+
+    def _secrets(self, request: dict[str, Any]) -> dict[str, str]:
+        """The caller's AWS credentials, where a KYDB is on AWS: on SageMaker the role's would be there."""
+        if not any(url.startswith(("s3://", "dynamodb://")) for url in _kydb_urls(request)):
+            return {}
+        import boto3
+
+        session = boto3.Session()
+        found = session.get_credentials()
+        if found is None:
+            raise UserError("the job's KYDB is on AWS, and no AWS credentials were found; run `aws configure`")
+        keys = found.get_frozen_credentials()
+        endpoints = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
+        variables = {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+                     "AWS_SESSION_TOKEN": keys.token, "AWS_DEFAULT_REGION": session.region_name}
+        return endpoints | {name: value for name, value in variables.items() if value}
+
+
+def _kydb_urls(request: dict[str, Any]) -> list[str]:
+    """The URLs of every KYDB in the hyperparameters; unions and caches are several."""
+    parameters = request.get("HyperParameters", {})
+    joined = ";".join(parameters.get(name, "") for name in ("prices_db", "model_db"))
+    return [url.strip() for url in re.split(r"[;|]", joined) if url.strip()]
+
+
+def _kydb_folders(request: dict[str, Any]) -> list[str]:
+    """Folders of the files:// KYDBs, mounted where they are, so that their URLs hold in the container."""
+    return sorted({"/" + url.removeprefix("files://").strip("/") for url in _kydb_urls(request)
+                   if url.startswith("files://")})

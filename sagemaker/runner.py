@@ -1,0 +1,173 @@
+"""The process that owns one job on this machine: starts it, stops it, and keeps its record true.
+
+`python runner.py FOLDER` is started by a place, in a session of its own, so that the job outlives the
+launcher and hears of no Ctrl-C. It holds a lock for as long as anything of the job runs: a record that says
+InProgress with the lock free is of a job that died with its machine. Standard library only, since one of
+these sits beside every job.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+RECORD = "training_job.json"
+LOG = "job.log"
+FINAL = ("Completed", "Failed", "Stopped")
+
+_LOCK = ".lock"
+_STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
+_FAILURE_CHARACTERS = 1024
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What DescribeTrainingJob would answer for the job in a folder, and the few keys that are ours.
+
+    Raises:
+        FileNotFoundError: there is no job in the folder.
+    """
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes the record whole or not at all."""
+    record["LastModifiedTime"] = now()
+    temporary = folder / f".{RECORD}"
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / RECORD)
+
+
+def now() -> str:
+    """The time, UTC, as records write it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def take_lock(folder: Path) -> int | None:
+    """A file descriptor that holds the folder's lock; None where another process holds it.
+
+    The kernel frees the lock when the last process that inherited the descriptor is gone, however it went.
+    """
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether something of the job in the folder runs."""
+    descriptor = take_lock(folder)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None
+
+
+def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[float]]:
+    """Metric name to the values that its regex finds in a log, in their order, as SageMaker does it."""
+    return {definition["Name"]: [float(text) for text in re.findall(definition["Regex"], log, re.MULTILINE)]
+            for definition in definitions}
+
+
+class _Run:
+    """One job from start to end."""
+
+    def __init__(self, folder: Path, lock: int):
+        self._folder, self._lock = folder, lock
+        self._record = read_record(folder)
+        self._stopped_because = ""  # SecondaryStatus of a job that was stopped
+        signal.signal(signal.SIGTERM, lambda *_: self._stop("Stopped"))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def run(self) -> None:
+        record = self._record
+        if record.get("Cores"):
+            os.sched_setaffinity(0, record["Cores"])
+        record |= {"SecondaryStatus": "Training", "TrainingStartTime": now(), "RunnerPid": os.getpid()}
+        write_record(self._folder, record)
+        with (self._folder / LOG).open("ab") as log:
+            self._job = subprocess.Popen(
+                record["Command"], cwd=self._folder, env={**os.environ, **record["CommandEnvironment"]},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                pass_fds=[self._lock])
+        self._end(self._wait())
+
+    def _wait(self) -> int:
+        """The exit code, once the job ends or had to be ended."""
+        started = time.monotonic()
+        limit = self._record["StoppingCondition"].get("MaxRuntimeInSeconds", float("inf"))
+        told, kill_at = False, float("inf")
+        while (code := self._polled()) is None:
+            elapsed = time.monotonic() - started
+            if elapsed > limit and not self._stopped_because:
+                self._stop("MaxRuntimeExceeded")
+            if self._stopped_because and not told:
+                told, kill_at = True, elapsed + _STOP_SECONDS
+                write_record(self._folder, self._record | {"TrainingJobStatus": "Stopping",
+                                                           "SecondaryStatus": "Stopping"})
+                self._signal(signal.SIGTERM)
+            if elapsed > kill_at:
+                kill_at = float("inf")
+                self._signal(signal.SIGKILL)
+        return code
+
+    def _polled(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._job.wait(timeout=0.1)
+
+    def _stop(self, because: str) -> None:
+        self._stopped_because = self._stopped_because or because
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the container where there is one: the docker command passes on signals, yet not SIGKILL."""
+        container = self._record.get("Container")
+        if container and subprocess.run(["docker", "kill", "--signal", str(int(number)), container],
+                                        capture_output=True, check=False).returncode == 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._job.pid, number)
+
+    def _end(self, code: int) -> None:
+        record, folder = self._record, self._folder
+        seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(record["TrainingStartTime"])).total_seconds()
+        record |= {"TrainingEndTime": now(), "TrainingTimeInSeconds": round(seconds), "ExitCode": code}
+        log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+        found = metrics_in(log, record["AlgorithmSpecification"]["MetricDefinitions"])
+        record["FinalMetricDataList"] = [
+            {"MetricName": name, "Value": values[-1] if values[-1] == values[-1] else None}
+            for name, values in found.items() if values]  # None: JSON has no nan
+        if self._stopped_because:
+            record |= {"TrainingJobStatus": "Stopped", "SecondaryStatus": self._stopped_because}
+        elif code == 0:
+            record |= {"TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"}
+        else:
+            record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed",
+                       "FailureReason": self._failure_reason(code, log)}
+        write_record(folder, record)
+
+    def _failure_reason(self, code: int, log: str) -> str:
+        """In SageMaker's form: a class of error, the message, the exit code."""
+        if self._record.get("Container") and code in (125, 126, 127):  # docker run's own
+            lines = [line for line in log.splitlines() if line.strip() and "docker run --help" not in line]
+            return f"ClientError: the container did not start: {lines[-1] if lines else 'see the log'}"
+        text = ""
+        with contextlib.suppress(OSError):
+            text = (self._folder / "output" / "failure").read_text(encoding="utf-8", errors="replace").strip()
+        if not text:
+            text = f"the process was killed by {signal.Signals(-code).name}" if code < 0 else \
+                "the container was killed, out of memory perhaps" if code == 137 else "the job left no reason"
+            text += f"; see {self._folder / LOG}"
+        return f"AlgorithmError: {text[:_FAILURE_CHARACTERS]}, exit code: {code if code > 0 else 128 - code}"
+
+
+if __name__ == "__main__":
+    _Run(Path(sys.argv[1]), int(sys.argv[2])).run()

@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import click
 import yaml
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,11 +34,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+import aws
+import leaderboard
 import prices
 import request as requests
 from ml.errors import UserError
-from places import DockerPlace, LocalPlace
+from ml.settings import SETTINGS
+from places import LocalPlace, place_on_this_machine
+from runner import FINAL
 
 _HERE = Path(__file__).resolve().parent
 _SETTINGS_FILES = (Path("position-trainer.yaml"), Path("~/.config/position-trainer.yaml").expanduser())
@@ -125,7 +133,7 @@ class _Commands(click.Group):
             err.print(f"the request has {count} problem{'s' * (count > 1)}, nothing was started:", style="bold red")
             for problem in error.problems:
                 err.print(f"  {problem}", markup=False, soft_wrap=True)
-        except UserError as error:
+        except (UserError, BotoCoreError, ClientError) as error:
             err.print(f"error: {error}", markup=False, soft_wrap=True)
         return context.exit(1)
 
@@ -232,17 +240,8 @@ def _with_sample_market(request: dict[str, Any], runs: Path, rows: int, *, publi
 
 def _place(options: dict[str, Any]):
     if options["place_name"] == "aws":
-        from aws import AwsPlace
-
-        return AwsPlace(options["runs"], options["region"])
-    if options["place_name"] == "docker":
-        return DockerPlace(options["runs"], options["docker_network"])
-    return LocalPlace(options["runs"])
-
-
-def _dump(request: dict[str, Any], as_json: bool) -> None:
-    click.echo(json.dumps(request, indent=1, default=str) if as_json
-               else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip())
+        return aws.AwsPlace(options["runs"], options["region"])
+    return place_on_this_machine(options["place_name"], options["runs"], options["docker_network"])
 
 
 # train
@@ -262,28 +261,44 @@ def train(request_file, **options):
     place = _place(options)
     if place.name != "aws":
         _with_sample_market(request, options["runs"], options["sample_rows"] or 100_000, publish=True)
-    requests.check(request, place.name)
-    if options["dry_run"]:
-        _dump(request, options["as_json"])
+    if not _ready(request, place, options):
         return
-    if place.name == "aws":
-        err.print(prices.estimate(request, place.region), soft_wrap=True)
     name = place.start(request)
     if options["detach"]:
-        _started(place, name, options["as_json"])
-    else:
-        err.print(f"job {name} on {place.name}", soft_wrap=True)
-        sys.exit(_followed(place, name, options["as_json"]))
+        _started(place.describe(name), name, options["as_json"])
+        return
+    err.print(f"job {name} on {place.name}", soft_wrap=True)
+    sys.exit(_followed(place, name, as_json=options["as_json"]))
 
 
-def _started(place, name: str, as_json: bool) -> None:
+def _ready(request: dict[str, Any], place, options: dict[str, Any]) -> bool:
+    """Checks a request, or only prints it for --dry-run; on aws also uploads and says what it may cost."""
+    uploads = {}
+    if place.name == "aws":
+        uploads = aws.channels_in_s3(request, request.get("TrainingJobName") or request["HyperParameterTuningJobName"])
+    requests.check(request, place.name)
+    if options["dry_run"]:
+        click.echo(json.dumps(request, indent=1, default=str) if options["as_json"]
+                   else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip())
+        return False
+    if place.name == "aws":
+        err.print(prices.estimate(request, place.region), soft_wrap=True)
+        place.upload(uploads)
+    return True
+
+
+def _started(record: dict[str, Any], name: str, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(place.describe(name), indent=1, default=str))
+        _print_json(record)
     else:
-        out.print(f"{name} runs on {place.name}; python sagemaker/launch.py logs {name}", soft_wrap=True)
+        out.print(f"{name} was started; follow it with: python sagemaker/launch.py logs {name}", soft_wrap=True)
 
 
-def _followed(place, name: str, as_json: bool) -> int:
+def _print_json(content: Any) -> None:
+    click.echo(json.dumps(content, indent=1, default=str))
+
+
+def _followed(place, name: str, *, as_json: bool) -> int:
     """Shows a job until it ends, then what it came to; returns the exit code."""
     shown = 0
     interrupted = False
@@ -305,7 +320,7 @@ def _followed(place, name: str, as_json: bool) -> int:
     record = place.describe(name)
     if record["TrainingJobStatus"] == "Completed":
         place.collect(name)
-    _ended(place, record, as_json)
+    _ended(place, record, as_json=as_json)
     return _INTERRUPTED if interrupted else 0 if record["TrainingJobStatus"] == "Completed" else 1
 
 
@@ -326,10 +341,10 @@ def _line_printer(console: Console) -> Iterator:
         yield show
 
 
-def _ended(place, record: dict[str, Any], as_json: bool) -> None:
+def _ended(place, record: dict[str, Any], *, as_json: bool) -> None:
     """The summary of a job that ended; the reason of a failure is its last word."""
     if as_json:
-        click.echo(json.dumps(record, indent=1, default=str))
+        _print_json(record)
     else:
         status, secondary = record["TrainingJobStatus"], record.get("SecondaryStatus")
         seconds = record.get("TrainingTimeInSeconds")
@@ -367,14 +382,324 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:
     """A table where people look, tab-separated lines where programs do."""
-    if not out.is_terminal:
-        for row in [columns, *rows]:
-            click.echo("\t".join(row))
+    if out.is_terminal:
+        out.print(_table(columns, rows))
         return
+    for row in [columns, *rows]:
+        click.echo("\t".join(row))
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> Table:
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*row)
-    out.print(table)
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+# tune
+
+@main.command()
+@click.argument("request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                default=_HERE / "tuning_job.yaml")
+@click.option("--resume", metavar="NAME", help="Go on with a tuning job of this machine that was killed or stopped.")
+@click.option("--max-jobs", type=int, help="Trials in all.")
+@click.option("--max-parallel", type=int, help="Trials at a time; on this machine they share the cores.")
+@click.option("--strategy", metavar="NAME", help="Bayesian, Random, Hyperband or Grid.")
+@click.option("--warm-start", "parents", multiple=True, metavar="NAME", help="Learn from an earlier tuning job. Repeatable.")
+@_request_options
+def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **options):
+    """Search for the hyperparameters with the best objective.
+
+    REQUEST_FILE is a CreateHyperParameterTuningJob request [default: sagemaker/tuning_job.yaml]. On aws
+    SageMaker searches; elsewhere the launcher does, by the same rules. Trials publish nothing: `publish --best
+    NAME` publishes the winner. The leaderboard, a CSV file and a page are in runs/NAME.
+    """
+    place = _place(options)
+    if resume:
+        place.resume_tuning(resume)
+        name = resume
+    else:
+        request = requests.read_request(request_file)
+        config, limits = request.get("HyperParameterTuningJobConfig"), {}
+        if isinstance(config, dict):
+            limits = config.setdefault("ResourceLimits", {})
+            if strategy:
+                config["Strategy"] = strategy
+        limits |= {key: value for key, value in (
+            ("MaxNumberOfTrainingJobs", max_jobs), ("MaxParallelTrainingJobs", max_parallel)) if value is not None}
+        if parents:
+            request["WarmStartConfig"] = {"WarmStartType": "IdenticalDataAndAlgorithm", "ParentHyperParameterTuningJobs": [
+                {"HyperParameterTuningJobName": parent} for parent in parents]}
+        request = _completed(request, options)
+        if place.name != "aws":
+            _with_sample_market(request, options["runs"], options["sample_rows"] or 30_000, publish=True)
+        model_db = requests.hyperparameters_of(request).pop("model_db", "")
+        if not _ready(request, place, options):
+            return
+        if place.name == "aws":
+            name = place.start_tuning(request)
+        else:
+            name = place.start_tuning(request, ModelDb=model_db, DockerNetwork=options["docker_network"])
+    if options["detach"]:
+        _started(place.describe_tuning(name), name, options["as_json"])
+        return
+    err.print(f"tuning job {name} on {place.name}", soft_wrap=True)
+    sys.exit(_followed_tuning(place, name, as_json=options["as_json"]))
+
+
+def _followed_tuning(place, name: str, *, as_json: bool) -> int:
+    """Shows a tuning job until it ends, then its leaderboard; returns the exit code."""
+    interrupted = False
+    while True:
+        try:
+            _watch_tuning(place, name, err if as_json else out)
+            break
+        except KeyboardInterrupt:
+            if place.name == "aws" or interrupted:
+                err.print(f"\n{name} goes on; come back with: python sagemaker/launch.py logs {name}", soft_wrap=True)
+                return _INTERRUPTED
+            interrupted = True
+            err.print("\nstopping the tuning job; once more leaves it to stop by itself")
+            place.stop_tuning(name)
+    tuning, trials = place.describe_tuning(name), place.trials(name)
+    status = tuning["HyperParameterTuningJobStatus"]
+    if place.name == "aws":
+        place.folder(name).mkdir(parents=True, exist_ok=True)
+        leaderboard.write_files(place.folder(name), tuning, trials)
+    if as_json:
+        _print_json({**tuning, "Trials": trials})
+    else:
+        out.print(f"\n{name}: {status}" + (f", {tuning['CompletionReason']}" if "CompletionReason" in tuning else ""),
+                  soft_wrap=True)
+        _print_table(*leaderboard.table(tuning, trials))
+        out.print(f"page: {place.folder(name) / leaderboard.PAGE}", soft_wrap=True)
+        if leaderboard.best_of(trials, maximize=requests.objective_of(tuning)[1]):
+            out.print(f"publish the best: python sagemaker/launch.py publish --best {name}", soft_wrap=True)
+        if interrupted:
+            out.print(f"go on: python sagemaker/launch.py tune --resume {name}", soft_wrap=True)
+    if status == "Failed":
+        err.print(tuning.get("FailureReason", "no reason was given"), markup=False, soft_wrap=True)
+    return _INTERRUPTED if interrupted else 0 if status == "Completed" else 1
+
+
+def _watch_tuning(place, name: str, console: Console) -> None:
+    """A leaderboard that renews itself on a terminal, a line for each change elsewhere; until the end."""
+    told = dict[str, str]()
+    seconds = 10 if place.name == "aws" else 0.5
+    with Live(console=console, auto_refresh=False, transient=True) if console.is_terminal \
+            else contextlib.nullcontext() as live:
+        while True:
+            tuning, trials = place.describe_tuning(name), place.trials(name)
+            if live:
+                live.update(_table(*leaderboard.table(tuning, trials)), refresh=True)
+            for trial in [] if live else trials:
+                value = leaderboard.objective_value(trial)
+                status = trial["TrainingJobStatus"]
+                if told.get(trial["TrainingJobName"]) != status:
+                    told[trial["TrainingJobName"]] = status
+                    console.print(f"{trial['TrainingJobName']} {status}" + (
+                        f" {requests.objective_of(tuning)[0]}={value:.6g}"
+                        if value is not None and status in FINAL else ""), soft_wrap=True)
+            if tuning["HyperParameterTuningJobStatus"] in FINAL:
+                return
+            time.sleep(seconds)
+
+
+# Jobs that were started
+
+_name_argument = click.argument("name")
+_on_option = click.option("--on", "place_name", type=click.Choice(["local", "docker", "aws"]),
+                          help="Where the job is.  [default: this machine if it is here, else aws]")
+
+
+def _place_of(name: str, options: dict[str, Any]):
+    """The place that a job of that name is in, and whether it is a tuning job."""
+    here = LocalPlace(options["runs"])
+    if options["place_name"] != "aws" and (here.has(name) or here.has_tuning(name)):
+        tuning = here.has_tuning(name)
+        record = here.describe_tuning(name) if tuning else here.describe(name)
+        return place_on_this_machine(record["Place"], options["runs"]), tuning
+    if options["place_name"] in ("local", "docker"):
+        raise UserError(f"there is no job {name} in {options['runs']}; `list` shows those there are")
+    place = aws.AwsPlace(options["runs"], options["region"])
+    try:
+        place.describe(name)
+    except UserError:
+        try:
+            place.describe_tuning(name)
+        except UserError:
+            raise UserError(f"there is no job {name}, neither in {options['runs']} nor on SageMaker in "
+                            f"{place.region}; `list` and `list --on aws` show those there are") from None
+        return place, True
+    return place, False
+
+
+@main.command()
+@_name_argument
+@click.option("--collect", is_flag=True, help="Bring what a job on aws left into runs/NAME.")
+@_on_option
+@_json_option
+@_place_options
+def status(name, collect, as_json, **options):
+    """Show how a training or tuning job stands."""
+    place, tuning = _place_of(name, options)
+    if collect and not tuning:
+        place.collect(name)
+    if not tuning:
+        _ended(place, place.describe(name), as_json=as_json)
+        return
+    record, trials = place.describe_tuning(name), place.trials(name)
+    if as_json:
+        _print_json({**record, "Trials": trials})
+        return
+    out.print(f"{name}: {record['HyperParameterTuningJobStatus']}", soft_wrap=True)
+    _print_table(*leaderboard.table(record, trials))
+    if "FailureReason" in record:
+        err.print(record["FailureReason"], markup=False, soft_wrap=True)
+
+
+@main.command()
+@_name_argument
+@click.option("--no-follow", is_flag=True, help="Print what there is and end.")
+@_on_option
+@_place_options
+def logs(name, no_follow, **options):
+    """Print a job's log and follow it to its end; Ctrl-C leaves the job alone."""
+    place, tuning = _place_of(name, options)
+    try:
+        if tuning and place.name == "aws":
+            _watch_tuning(place, name, out)
+        else:
+            with _line_printer(out) as show:
+                for line in place.lines(name, follow=not no_follow):
+                    show(line)
+    except KeyboardInterrupt:
+        err.print(f"\n{name} is left alone; come back with: python sagemaker/launch.py logs {name}", soft_wrap=True)
+        sys.exit(_INTERRUPTED)
+    record = place.describe_tuning(name) if tuning else place.describe(name)
+    if (record.get("TrainingJobStatus") or record["HyperParameterTuningJobStatus"]) == "Failed":
+        err.print(record.get("FailureReason", "no reason was given"), markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@main.command()
+@_name_argument
+@_on_option
+@_place_options
+def stop(name, **options):
+    """Ask a training or tuning job to end; a training job keeps the best model so far."""
+    place, tuning = _place_of(name, options)
+    (place.stop_tuning if tuning else place.stop)(name)
+    out.print(f"{name} was asked to stop; python sagemaker/launch.py status {name}", soft_wrap=True)
+
+
+@main.command("list")
+@click.option("--on", "place_name", type=click.Choice(["local", "docker", "aws"]), default="local",
+              help="local and docker both show this machine's jobs.  [default: local]")
+@_json_option
+@_place_options
+def list_(as_json, **options):
+    """List training and tuning jobs, the newest first; trials are in their tuning job's status."""
+    place = _place({**options, "docker_network": ""})
+    jobs, tunings = place.records()
+    if as_json:
+        _print_json({"TrainingJobSummaries": jobs, "HyperParameterTuningJobSummaries": tunings})
+        return
+    rows = [(str(job["CreationTime"]), kind, job[f"{key}Name"], job[f"{key}Status"])
+            for kind, key, found in (("train", "TrainingJob", jobs), ("tune", "HyperParameterTuningJob", tunings))
+            for job in found]
+    _print_table(["kind", "name", "status", "created"],
+                 [[kind, name, status, created[:19].replace("T", " ")]
+                  for created, kind, name, status in sorted(rows, reverse=True)])
+
+
+@main.command()
+@_name_argument
+@_on_option
+@_json_option
+@_place_options
+def best(name, as_json, **options):
+    """Show a tuning job's best trial and its settings."""
+    place, trial = _best_of(name, options)
+    if as_json:
+        _print_json(trial)
+        return
+    out.print(f"{trial['TrainingJobName']}: {requests.objective_of(place.describe_tuning(name))[0]}="
+              f"{leaderboard.objective_value(trial):.6g}", soft_wrap=True)
+    settings = place.describe(trial["TrainingJobName"])["HyperParameters"]
+    _print_table(["setting", "value"], [[key, value] for key, value in settings.items()
+                                        if not key.startswith("_tuning_")])
+    out.print(f"publish it: python sagemaker/launch.py publish --best {name}", soft_wrap=True)
+
+
+def _best_of(name: str, options: dict[str, Any]):
+    """The place of a tuning job and the summary of its best trial."""
+    place, tuning = _place_of(name, options)
+    if not tuning:
+        raise UserError(f"{name} is a training job; name a tuning job")
+    found = leaderboard.best_of(place.trials(name), maximize=requests.objective_of(place.describe_tuning(name))[1])
+    if found is None:
+        raise UserError(f"no trial of {name} has ended with an objective yet; `status {name}` shows them")
+    return place, found
+
+
+@main.command()
+@_name_argument
+@click.option("--best", "of_tuning", is_flag=True, help="NAME is a tuning job: publish its best trial.")
+@click.option("--model-db", metavar="URL", help="KYDB URL.  [default: the job's model_db]")
+@click.option("--model-key", metavar="KEY", help="KYDB key.  [default: the job's model_key]")
+@_on_option
+@_json_option
+@_place_options
+def publish(name, of_tuning, model_db, model_key, as_json, **options):
+    """Publish a finished job's model to KYDB: after network isolation, or a tuning job's winner."""
+    if of_tuning:
+        place, trial = _best_of(name, options)
+        model_db = model_db or place.describe_tuning(name).get("ModelDb", "")
+        name = trial["TrainingJobName"]
+    else:
+        place, tuning = _place_of(name, options)
+        if tuning:
+            raise UserError(f"{name} is a tuning job; publish --best {name} publishes its best trial")
+    record = place.describe(name)
+    if record["TrainingJobStatus"] not in ("Completed", "Stopped"):
+        raise UserError(f"{name} is {record['TrainingJobStatus']}, and only a job that ended well has a model to publish")
+    parameters = record.get("HyperParameters", {})
+    url = model_db or parameters.get("model_db", "")
+    key = model_key or parameters.get("model_key", SETTINGS["model_key"].default)
+    if not url:
+        raise UserError(f"{name} names no KYDB to publish to; give --model-db URL")
+    path = _h5_file(place.collect(name) / "model", parameters)
+    from ml.model_store import ModelTarget  # kydb and pandas, which no other command needs
+
+    ModelTarget(url, key, name).publish(path.read_bytes())
+    if as_json:
+        _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
+    else:
+        out.print(f"published {path} to {url} {key}", soft_wrap=True)
+
+
+def _h5_file(folder: Path, parameters: dict[str, str]) -> Path:
+    """The .h5 file that a job left, named by its model key."""
+    named = folder / Path(parameters.get("model_key", SETTINGS["model_key"].default)).name
+    found = [named] if named.is_file() else sorted(folder.glob("*.h5"))
+    if len(found) != 1:
+        raise UserError(f"{folder} must have one .h5 file, found {', '.join(path.name for path in found) or 'none'}")
+    return found[0]
+
+
+@main.command()
+@click.option("--image", default="position-trainer", show_default=True, help="Image on this machine.")
+@click.option("--repository", default="position-trainer", show_default=True, help="ECR repository; made if missing.")
+@_json_option
+@_place_options
+def push(image, repository, as_json, **options):
+    """Push the image to ECR and print the URI that --image takes."""
+    uri = aws.AwsPlace(options["runs"], options["region"]).push(image, repository)
+    if as_json:
+        _print_json({"TrainingImage": uri})
+    else:
+        out.print(uri, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ runs folder, laid out like /opt/ml, with its record and log beside that; a `runn
 """
 
 import json
+import math
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,8 +21,8 @@ from typing import Any
 
 import inputs
 from ml.errors import UserError
-from request import channels_of
-from runner import FINAL, LOG, is_locked, now, read_record, take_lock, write_record
+from request import channels_of, objective_of, ranges_of, training_part
+from runner import FINAL, LOG, RECORD, is_locked, metrics_in, now, read_record, take_lock, write_record
 
 _HERE = Path(__file__).resolve().parent
 _CONTAINER = _HERE.parent / "container"
@@ -28,7 +30,12 @@ _POLL_SECONDS = 0.2
 
 # What DescribeTrainingJob repeats of its request.
 _DESCRIBED = ("HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
-              "ResourceConfig", "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment")
+              "ResourceConfig", "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment", "TuningJobName")
+_SUMMARISED = ("TrainingJobName", "TrainingJobStatus", "CreationTime", "TrainingStartTime", "TrainingEndTime",
+               "FailureReason")
+
+TUNING_RECORD = "tuning_job.json"
+TUNING_LOG = "tuning.log"
 
 
 class LocalPlace:
@@ -70,12 +77,8 @@ class LocalPlace:
         record = {"TrainingJobName": name, "TrainingJobStatus": "InProgress", "SecondaryStatus": "Starting",
                   "CreationTime": now(), **{key: request[key] for key in _DESCRIBED if key in request},
                   "Place": self.name, "Cores": list(cores), **self._command(folder, request, cores)}
-        write_record(folder, record)
-        with (folder / LOG).open("ab") as log:
-            subprocess.Popen([sys.executable, _HERE / "runner.py", folder, str(lock)], pass_fds=[lock],
-                             start_new_session=True, env={**os.environ, **self._secrets(request)},
-                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        os.close(lock)
+        write_record(folder / RECORD, record)
+        _spawn("runner.py", folder, lock, folder / LOG, self._secrets(request))
         return name
 
     def folder(self, name: str) -> Path:
@@ -83,7 +86,7 @@ class LocalPlace:
 
     def has(self, name: str) -> bool:
         """Whether there is a job of that name here."""
-        return (self.folder(name) / "training_job.json").is_file()
+        return (self.folder(name) / RECORD).is_file()
 
     def describe(self, name: str) -> dict[str, Any]:
         """The job's record; a job whose process vanished is Failed.
@@ -95,7 +98,7 @@ class LocalPlace:
         # The lock first: a job that ends between the two looks has its last word in the record.
         running = folder.is_dir() and is_locked(folder)
         try:
-            record = read_record(folder)
+            record = read_record(folder / RECORD)
         except FileNotFoundError:
             raise UserError(f"there is no job {name} in {self.runs}; `list` shows those there are") from None
         if not running and record["TrainingJobStatus"] not in FINAL:
@@ -105,12 +108,14 @@ class LocalPlace:
         return record
 
     def lines(self, name: str, *, follow: bool) -> Iterator[str]:
-        """The lines of the job's log; with `follow`, until the job ends."""
-        path = self.folder(name) / LOG
+        """The lines of a job's or a tuning job's log; with `follow`, until it ends."""
+        tuning = self.has_tuning(name)
+        path = self.folder(name) / (TUNING_LOG if tuning else LOG)
         rest = b""
         position = 0
         while True:
-            ended = self.describe(name)["TrainingJobStatus"] in FINAL
+            ended = (self.describe_tuning(name)["HyperParameterTuningJobStatus"] if tuning
+                     else self.describe(name)["TrainingJobStatus"]) in FINAL
             if path.exists():
                 with path.open("rb") as file:
                     file.seek(position)
@@ -123,6 +128,17 @@ class LocalPlace:
             time.sleep(_POLL_SECONDS)
         if rest:
             yield rest.decode("utf-8", errors="replace")
+
+    def metric_values(self, record: dict[str, Any], metric: str) -> list[float]:
+        """The values of a metric in a job's log, an epoch each; [] where it is none of the job's."""
+        definitions = [definition for definition in record["AlgorithmSpecification"]["MetricDefinitions"]
+                       if definition["Name"] == metric]
+        try:
+            log = (self.folder(record["TrainingJobName"]) / LOG).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        whole_lines = log[:log.rfind("\n") + 1]
+        return metrics_in(whole_lines, definitions)[metric] if definitions else []
 
     def stop(self, name: str) -> None:
         """Asks a job to end; it has two minutes to do so, as on SageMaker."""
@@ -139,7 +155,7 @@ class LocalPlace:
 
     def records(self) -> list[dict[str, Any]]:
         """Every job here, the newest first."""
-        names = [path.parent.name for path in self.runs.glob("*/training_job.json")]
+        names = [path.parent.name for path in self.runs.glob(f"*/{RECORD}")]
         return sorted((self.describe(name) for name in names), key=lambda record: record["CreationTime"], reverse=True)
 
     def remove(self, name: str) -> None:
@@ -149,6 +165,107 @@ class LocalPlace:
             for _ in self.lines(name, follow=True):
                 pass
         shutil.rmtree(self.folder(name), ignore_errors=True)
+
+    # Tuning jobs
+
+    def start_tuning(self, request: dict[str, Any], **ours: Any) -> str:
+        """Starts a tuning job and returns its name.
+
+        Args:
+            request: a checked CreateHyperParameterTuningJob request.
+            ours: what the record keeps beside the request.
+
+        Raises:
+            UserError: the name is taken, or a channel cannot be read.
+        """
+        name = request["HyperParameterTuningJobName"]
+        folder = self.folder(name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(f"there is a job {name} already, in {folder}; choose another --name, or go on with "
+                            f"it by tune --resume {name}") from None
+        for channel in training_part(request).get("InputDataConfig", []):  # once, and not in every trial
+            source = channel["DataSource"]["S3DataSource"]
+            if source["S3Uri"].startswith("s3://"):
+                kept = folder / "input" / channel["ChannelName"]
+                inputs.bring_channel(source["S3Uri"], kept)
+                source["S3Uri"] = kept.as_uri()
+        seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", secrets.randbelow(2**31))
+        record = {**request, "HyperParameterTuningJobStatus": "InProgress", "CreationTime": now(),
+                  "Place": self.name, "RandomSeed": seed, **ours}
+        write_record(folder / TUNING_RECORD, record)
+        self.resume_tuning(name)
+        return name
+
+    def resume_tuning(self, name: str) -> None:
+        """Goes on with a tuning job that was killed, stopped or not yet started.
+
+        Raises:
+            UserError: there is none, it runs, or it is complete.
+        """
+        record = self.describe_tuning(name)
+        lock = take_lock(self.folder(name))
+        if lock is None:
+            raise UserError(f"the tuning job {name} is running; `logs {name}` follows it")
+        if record["HyperParameterTuningJobStatus"] == "Completed":
+            raise UserError(f"the tuning job {name} is Completed; `best {name}` shows what it found")
+        for key in ("HyperParameterTuningEndTime", "FailureReason", "SearchPid"):
+            record.pop(key, None)
+        write_record(self.folder(name) / TUNING_RECORD, record | {"HyperParameterTuningJobStatus": "InProgress"})
+        _spawn("tuning.py", self.folder(name), lock, self.folder(name) / TUNING_LOG, {})
+
+    def has_tuning(self, name: str) -> bool:
+        """Whether there is a tuning job of that name here."""
+        return (self.folder(name) / TUNING_RECORD).is_file()
+
+    def describe_tuning(self, name: str) -> dict[str, Any]:
+        """The tuning job's record; one whose process vanished is Failed, and can be resumed.
+
+        Raises:
+            UserError: there is no such tuning job.
+        """
+        folder = self.folder(name)
+        running = folder.is_dir() and is_locked(folder)
+        try:
+            record = read_record(folder / TUNING_RECORD)
+        except FileNotFoundError:
+            raise UserError(f"there is no tuning job {name} in {self.runs}; `list` shows those there are") from None
+        if not running and record["HyperParameterTuningJobStatus"] not in FINAL:
+            record |= {"HyperParameterTuningJobStatus": "Failed",
+                       "FailureReason": f"InternalServerError: the search's process vanished; tune --resume {name} "
+                                        "goes on where it was"}
+        return record
+
+    def trials(self, name: str) -> list[dict[str, Any]]:
+        """A tuning job's trials in their order, as ListTrainingJobsForHyperParameterTuningJob lists them.
+
+        The objective of a running trial is its latest value.
+        """
+        tuning = read_record(self.folder(name) / TUNING_RECORD)
+        metric, _ = objective_of(tuning)
+        tuned = [entry["Name"] for _, entry in ranges_of(tuning)]
+        found = []
+        for path in sorted(self.runs.glob(f"{name}-*/{RECORD}")):
+            record = self.describe(path.parent.name)
+            if record.get("TuningJobName") != name:
+                continue
+            trial = {key: record[key] for key in _SUMMARISED if key in record}
+            trial["TunedHyperParameters"] = {name: record["HyperParameters"][name] for name in tuned}
+            values = self.metric_values(record, metric)
+            if values and math.isfinite(values[-1]):
+                trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": values[-1]}
+            found.append(trial)
+        return found
+
+    def stop_tuning(self, name: str) -> None:
+        """Asks a tuning job and its running trials to end."""
+        record = self.describe_tuning(name)
+        while record["HyperParameterTuningJobStatus"] == "InProgress" and "SearchPid" not in record:  # just started
+            time.sleep(_POLL_SECONDS)
+            record = self.describe_tuning(name)
+        if record["HyperParameterTuningJobStatus"] not in FINAL:
+            os.kill(record["SearchPid"], signal.SIGTERM)
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
         environment = {
@@ -247,6 +364,20 @@ class DockerPlace(LocalPlace):
         variables = {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key,
                      "AWS_SESSION_TOKEN": keys.token, "AWS_DEFAULT_REGION": session.region_name}
         return endpoints | {name: value for name, value in variables.items() if value}
+
+
+def _spawn(program: str, folder: Path, lock: int, log: Path, variables: dict[str, str]) -> None:
+    """Starts the process that owns a job's folder, in a session of its own, and hands it the lock."""
+    with log.open("ab") as output:
+        subprocess.Popen([sys.executable, _HERE / program, folder, str(lock)], pass_fds=[lock],
+                         start_new_session=True, env={**os.environ, **variables},
+                         stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    os.close(lock)
+
+
+def place_on_this_machine(name: str, runs: Path, docker_network: str = "") -> LocalPlace:
+    """The place called local or docker."""
+    return DockerPlace(runs, docker_network) if name == "docker" else LocalPlace(runs)
 
 
 def _kydb_urls(request: dict[str, Any]) -> list[str]:

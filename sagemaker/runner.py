@@ -28,21 +28,21 @@ _STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
 _FAILURE_CHARACTERS = 1024
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What DescribeTrainingJob would answer for the job in a folder, and the few keys that are ours.
+def read_record(path: Path) -> dict[str, Any]:
+    """What SageMaker's Describe call would answer for a job, and the few keys that are ours.
 
     Raises:
-        FileNotFoundError: there is no job in the folder.
+        FileNotFoundError: there is no such job.
     """
-    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Writes the record whole or not at all."""
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record whole or not at all."""
     record["LastModifiedTime"] = now()
-    temporary = folder / f".{RECORD}"
+    temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / RECORD)
+    temporary.replace(path)
 
 
 def now() -> str:
@@ -83,7 +83,7 @@ class _Run:
 
     def __init__(self, folder: Path, lock: int):
         self._folder, self._lock = folder, lock
-        self._record = read_record(folder)
+        self._record = read_record(folder / RECORD)
         self._stopped_because = ""  # SecondaryStatus of a job that was stopped
         signal.signal(signal.SIGTERM, lambda *_: self._stop("Stopped"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -93,7 +93,7 @@ class _Run:
         if record.get("Cores"):
             os.sched_setaffinity(0, record["Cores"])
         record |= {"SecondaryStatus": "Training", "TrainingStartTime": now(), "RunnerPid": os.getpid()}
-        write_record(self._folder, record)
+        write_record(self._folder / RECORD, record)
         with (self._folder / LOG).open("ab") as log:
             self._job = subprocess.Popen(
                 record["Command"], cwd=self._folder, env={**os.environ, **record["CommandEnvironment"]},
@@ -112,7 +112,7 @@ class _Run:
                 self._stop("MaxRuntimeExceeded")
             if self._stopped_because and not told:
                 told, kill_at = True, elapsed + _STOP_SECONDS
-                write_record(self._folder, self._record | {"TrainingJobStatus": "Stopping",
+                write_record(self._folder / RECORD, self._record | {"TrainingJobStatus": "Stopping",
                                                            "SecondaryStatus": "Stopping"})
                 self._signal(signal.SIGTERM)
             if elapsed > kill_at:
@@ -152,7 +152,7 @@ class _Run:
         else:
             record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed",
                        "FailureReason": self._failure_reason(code, log)}
-        write_record(folder, record)
+        write_record(folder / RECORD, record)
 
     def _failure_reason(self, code: int, log: str) -> str:
         """In SageMaker's form: a class of error, the message, the exit code."""

@@ -1,0 +1,250 @@
+"""The place called aws: SageMaker itself, its logs in CloudWatch, its results in S3, images in ECR."""
+
+import base64
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.config
+import botocore.exceptions
+
+from ml.errors import UserError
+from request import training_part
+from runner import FINAL
+
+_LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+_LISTED = 50
+_PREFIX = "position-trainer"
+
+
+def channels_in_s3(request: dict[str, Any], name: str) -> dict[str, str]:
+    """Points the file:// channels of a request to where their files will be in S3.
+
+    Returns:
+        What is to be uploaded: the file or folder on this machine to its S3 URI.
+    """
+    uploads = {}
+    job = training_part(request)
+    for channel in job.get("InputDataConfig", []):
+        source = channel["DataSource"]["S3DataSource"]
+        if source["S3Uri"].startswith("file://"):
+            uri = f"{job['OutputDataConfig'].get('S3OutputPath', '')}/{name}/input/{channel['ChannelName']}/"
+            uploads[source["S3Uri"].removeprefix("file://")] = uri
+            source["S3Uri"] = uri
+    return uploads
+
+
+class AwsPlace:
+    """Jobs on SageMaker.
+
+    Args:
+        runs: the folder that results are collected into.
+        region: AWS region; None: the one configured.
+        poll_seconds: between two looks at a job.
+    """
+
+    name = "aws"
+
+    def __init__(self, runs: Path, region: str | None = None, poll_seconds: float = 10):
+        self.runs = runs.resolve()
+        self._poll_seconds = poll_seconds
+        self._session = boto3.Session(region_name=region)
+        self.region = self._session.region_name
+        if not self.region:
+            raise UserError("no AWS region is known; give --region or set AWS_REGION")
+        self._clients = dict[str, Any]()
+
+    def client(self, service: str):
+        """A client that waits and tries again where AWS throttles."""
+        if service not in self._clients:
+            config = botocore.config.Config(retries={"mode": "adaptive", "max_attempts": 10})
+            self._clients[service] = self._session.client(service, config=config)
+        return self._clients[service]
+
+    def folder(self, name: str) -> Path:
+        return self.runs / name
+
+    def upload(self, uploads: dict[str, str]) -> None:
+        """Uploads files and folders of this machine to S3."""
+        for source, uri in uploads.items():
+            parts = urlsplit(uri)
+            root = Path(source)
+            for path in [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]:
+                inside = path.name if root.is_file() else path.relative_to(root).as_posix()
+                self.client("s3").upload_file(str(path), parts.netloc, parts.path.lstrip("/") + inside)
+
+    # Training jobs
+
+    def start(self, request: dict[str, Any]) -> str:
+        """Starts a training job and returns its name."""
+        self.client("sagemaker").create_training_job(**request)
+        return request["TrainingJobName"]
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """DescribeTrainingJob.
+
+        Raises:
+            UserError: there is no such job.
+        """
+        return self._described("describe_training_job", "training job", TrainingJobName=name)
+
+    def _described(self, operation, what, **name):
+        try:
+            answer = getattr(self.client("sagemaker"), operation)(**name)
+        except botocore.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound",
+                                                       "ResourceNotFoundException"):
+                raise
+            raise UserError(f"there is no {what} {next(iter(name.values()))} in {self.region}; `list --on aws` "
+                            "shows those there are") from None
+        answer.pop("ResponseMetadata", None)
+        return answer
+
+    def lines(self, name: str, *, follow: bool) -> Iterator[str]:
+        """The lines of a job's logs, hosts and changes of status told; with `follow`, until the job ends."""
+        tokens = dict[str, str]()
+        told = 0
+        while True:
+            record = self.describe(name)
+            transitions = record.get("SecondaryStatusTransitions", [])
+            for transition in transitions[told:] if follow else []:
+                yield f"{transition['Status']}: {transition.get('StatusMessage', '')}".rstrip(": ")
+            told = len(transitions)
+            ended = record["TrainingJobStatus"] in FINAL
+            if ended and follow:
+                time.sleep(min(self._poll_seconds, 2))  # the last lines arrive a little after the status
+            yield from self._new_lines(name, tokens)
+            if ended or not follow:
+                return
+            time.sleep(self._poll_seconds)
+
+    def _new_lines(self, name: str, tokens: dict[str, str]) -> Iterator[str]:
+        """Log lines that were not yet read; `tokens` holds, for each stream, how far it was."""
+        logs = self.client("logs")
+        try:
+            pages = logs.get_paginator("describe_log_streams").paginate(
+                logGroupName=_LOG_GROUP, logStreamNamePrefix=f"{name}/")
+            streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
+        except logs.exceptions.ResourceNotFoundException:  # the account's first job has not logged yet
+            return
+        for stream in streams:
+            host = f"[{stream.split('/')[1].rsplit('-', 1)[0]}] " if len(streams) > 1 else ""
+            while True:
+                at = {"nextToken": tokens[stream]} if stream in tokens else {}
+                page = logs.get_log_events(logGroupName=_LOG_GROUP, logStreamName=stream, startFromHead=True, **at)
+                yield from (host + event["message"] for event in page["events"])
+                if page["nextForwardToken"] == tokens.get(stream):
+                    break
+                tokens[stream] = page["nextForwardToken"]
+
+    def stop(self, name: str) -> None:
+        """Asks a training job to end; it has two minutes to do so."""
+        self.client("sagemaker").stop_training_job(TrainingJobName=name)
+
+    def collect(self, name: str) -> Path:
+        """Brings what a job left in S3 into the same folders as on this machine."""
+        record = self.describe(name)
+        folder = self.folder(name)
+        model = record.get("ModelArtifacts", {}).get("S3ModelArtifacts")
+        if model and not (folder / "model").exists():
+            self._unpack(model, folder / "model")
+        output = f"{record['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output/output.tar.gz"
+        if not (folder / "output" / "data").exists():
+            try:
+                self._unpack(output, folder / "output" / "data")
+            except UserError:  # a job that wrote no output data has none
+                (folder / "output" / "data").mkdir(parents=True)
+        return folder
+
+    def _unpack(self, uri: str, folder: Path) -> None:
+        """Unpacks a .tar.gz in S3 into a folder, whole or not at all.
+
+        Raises:
+            UserError: it is not there, or not an archive, or it has members that would land elsewhere.
+        """
+        parts = urlsplit(uri)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            archive, content = Path(temporary) / "archive", Path(temporary) / "content"
+            try:
+                self.client("s3").download_file(parts.netloc, parts.path.lstrip("/"), str(archive))
+                with tarfile.open(archive) as opened:
+                    opened.extractall(content, filter="data")
+            except (botocore.exceptions.ClientError, tarfile.TarError, OSError) as error:
+                raise UserError(f"{uri} cannot be unpacked: {error}") from None
+            content.rename(folder)
+
+    def records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The newest training jobs and tuning jobs whose names are this launcher's."""
+        client = self.client("sagemaker")
+        newest = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": _LISTED,
+                  "NameContains": _PREFIX}
+        return (client.list_training_jobs(**newest)["TrainingJobSummaries"],
+                client.list_hyper_parameter_tuning_jobs(**newest)["HyperParameterTuningJobSummaries"])
+
+    # Tuning jobs
+
+    def start_tuning(self, request: dict[str, Any]) -> str:
+        """Starts a tuning job and returns its name."""
+        self.client("sagemaker").create_hyper_parameter_tuning_job(**request)
+        return request["HyperParameterTuningJobName"]
+
+    def describe_tuning(self, name: str) -> dict[str, Any]:
+        """DescribeHyperParameterTuningJob.
+
+        Raises:
+            UserError: there is no such tuning job.
+        """
+        return self._described("describe_hyper_parameter_tuning_job", "tuning job", HyperParameterTuningJobName=name)
+
+    def trials(self, name: str) -> list[dict[str, Any]]:
+        """A tuning job's trials, the oldest first."""
+        pages = self.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
+            HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending")
+        return [trial for page in pages for trial in page["TrainingJobSummaries"]]
+
+    def stop_tuning(self, name: str) -> None:
+        """Asks a tuning job and its running trials to end."""
+        self.client("sagemaker").stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+
+    # The image
+
+    def push(self, image: str, repository: str) -> str:
+        """Tags and pushes an image to ECR, making the repository where it is missing.
+
+        Returns:
+            The URI that a request's TrainingImage takes.
+
+        Raises:
+            UserError: docker refuses.
+        """
+        ecr = self.client("ecr")
+        try:
+            found = ecr.describe_repositories(repositoryNames=[repository])["repositories"][0]
+        except ecr.exceptions.RepositoryNotFoundException:
+            found = ecr.create_repository(repositoryName=repository, imageScanningConfiguration={
+                "scanOnPush": True})["repository"]
+        tag = image.rsplit(":", 1)[1] if ":" in image.rsplit("/", 1)[-1] else "latest"
+        uri = f"{found['repositoryUri']}:{tag}"
+        token = ecr.get_authorization_token()["authorizationData"][0]
+        user, password = base64.b64decode(token["authorizationToken"]).decode("ascii").split(":", 1)
+        _docker("login", "--username", user, "--password-stdin", token["proxyEndpoint"], given=password)
+        _docker("tag", image, uri)
+        _docker("push", uri)
+        return uri
+
+
+def _docker(*arguments: str, given: str | None = None) -> None:
+    try:
+        subprocess.run(["docker", *arguments], input=given, text=True, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.PIPE)
+    except FileNotFoundError:
+        raise UserError("the docker command is not installed; install it to push an image") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"docker {arguments[0]} failed: {' '.join(error.stderr.split())}") from None

@@ -1,0 +1,172 @@
+"""What a tuning job came to: its trials in order, as a table, a CSV file and a page.
+
+Trials are summaries in the words of ListTrainingJobsForHyperParameterTuningJob, so that a search on this
+machine and one on SageMaker look the same.
+"""
+
+import base64
+import csv
+import io
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from request import objective_of, ranges_of, training_part
+
+CSV = "leaderboard.csv"
+PAGE = "leaderboard.html"
+
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's, told apart by everybody
+_CHART_INCHES = (4.4, 2.9)  # that the text is readable at a phone's width
+_COUNTED = ("Completed", "Stopped")  # statuses whose objective counts; a stopped job has been somewhere too
+
+
+def objective_value(trial: dict[str, Any]) -> float | None:
+    """The objective that a trial reached so far."""
+    return trial.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value")
+
+
+def ranked(trials: list[dict[str, Any]], *, maximize: bool) -> list[dict[str, Any]]:
+    """The trials, the best first, those without an objective last."""
+    sign = -1 if maximize else 1
+    return sorted(trials, key=lambda trial: (objective_value(trial) is None, sign * (objective_value(trial) or 0)))
+
+
+def best_of(trials: list[dict[str, Any]], *, maximize: bool) -> dict[str, Any] | None:
+    """The best trial that ended with an objective."""
+    ended = [trial for trial in trials if trial["TrainingJobStatus"] in _COUNTED and objective_value(trial) is not None]
+    return ranked(ended, maximize=maximize)[0] if ended else None
+
+
+def table(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows of text, the best trial first."""
+    metric, maximize = objective_of(tuning)
+    tuned = [entry["Name"] for _, entry in ranges_of(tuning)]
+    rows = []
+    for rank, trial in enumerate(ranked(trials, maximize=maximize), 1):
+        value, seconds = objective_value(trial), _seconds(trial)
+        rows.append([str(rank), trial["TrainingJobName"], trial["TrainingJobStatus"],
+                     "" if value is None else f"{value:.6g}",
+                     *(_shown(trial.get("TunedHyperParameters", {}).get(name, "")) for name in tuned),
+                     "" if seconds is None else f"{seconds:.0f}"])
+    return ["rank", "job", "status", metric, *tuned, "seconds"], rows
+
+
+def write_files(folder: Path, tuning: dict[str, Any], trials: list[dict[str, Any]]) -> None:
+    """Writes the leaderboard's CSV and page into a folder, each whole or not at all."""
+    columns, rows = table(tuning, trials)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([columns, *rows])
+    for name, content in ((CSV, text.getvalue()), (PAGE, page(tuning, trials))):
+        temporary = folder / f".{name}"
+        temporary.write_text(content, encoding="utf-8", newline="")
+        temporary.replace(folder / name)
+
+
+def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
+    """One HTML page with everything in it: no script, and nothing is fetched."""
+    import jinja2
+
+    metric, maximize = objective_of(tuning)
+    columns, rows = table(tuning, trials)
+    best = best_of(trials, maximize=maximize)
+    settings = training_part(tuning).get("StaticHyperParameters", {}) | (best or {}).get("TunedHyperParameters", {})
+    charts = []
+    if any(objective_value(trial) is not None for trial in trials):
+        charts.append((f"{metric} over time", _progress_chart(trials, metric, maximize)))
+        charts += [(f"{metric} against {entry['Name']}", _range_chart(trials, metric, kind, entry, best))
+                   for kind, entry in ranges_of(tuning)]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)
+    template = environment.from_string((Path(__file__).parent / "leaderboard.html").read_text(encoding="utf-8"))
+    return template.render(tuning=tuning, metric=metric, maximize=maximize, columns=columns, rows=rows, best=best,
+                           best_value=best and f"{objective_value(best):.6g}", settings=settings, charts=charts)
+
+
+def _shown(text: str) -> str:
+    """A hyperparameter's value, cut to what a reader compares."""
+    try:
+        return text if float(text).is_integer() else f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def _moment(value: str | datetime) -> datetime:
+    """A record's time is text, boto3's is none."""
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+
+
+def _seconds(trial: dict[str, Any]) -> float | None:
+    if "TrainingStartTime" not in trial or "TrainingEndTime" not in trial:
+        return None
+    return (_moment(trial["TrainingEndTime"]) - _moment(trial["TrainingStartTime"])).total_seconds()
+
+
+# Charts: SVG pictures as data URLs, so that neither their names nor their styles meet
+
+def _axes(label: str, metric: str):
+    from matplotlib.figure import Figure  # no pyplot: no state, no display
+
+    axes = Figure(figsize=_CHART_INCHES, layout="constrained").add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(label)
+    axes.set_ylabel(metric)
+    return axes
+
+
+def _as_url(axes) -> str:
+    buffer = io.BytesIO()
+    axes.figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes for text: a dollar sign would start a formula."""
+    return text.replace("$", r"\$")
+
+
+def _progress_chart(trials, metric, maximize):
+    ended = sorted((trial for trial in trials if objective_value(trial) is not None and "TrainingEndTime" in trial),
+                   key=lambda trial: _moment(trial["TrainingEndTime"]))
+    axes = _axes("minutes since the start", _plain(metric))
+    if ended:
+        start = min(_moment(trial["CreationTime"]) for trial in trials)
+        minutes = [(_moment(trial["TrainingEndTime"]) - start).total_seconds() / 60 for trial in ended]
+        values = [objective_value(trial) for trial in ended]
+        better = max if maximize else min
+        axes.step(minutes, [better(values[:count]) for count in range(1, len(values) + 1)], where="post",
+                  color=_ORANGE, label="best so far")
+        for status, marker in (("Completed", "o"), ("Stopped", "x")):
+            points = [point for point, trial in zip(zip(minutes, values, strict=True), ended, strict=True)
+                      if trial["TrainingJobStatus"] == status]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker, color=_BLUE, label=status.lower())
+        axes.legend(frameon=False, fontsize="small")
+    return _as_url(axes)
+
+
+def _range_chart(trials, metric, kind, entry, best):
+    name = entry["Name"]
+    axes = _axes(_plain(name), _plain(metric))
+    categorical = kind == "CategoricalParameterRanges"
+    if categorical:
+        places = {str(value): index for index, value in enumerate(entry["Values"])}
+        axes.set_xticks(list(places.values()), [_plain(value) for value in places])
+        axes.set_xlim(-0.5, len(places) - 0.5)
+    elif entry.get("ScalingType") == "Logarithmic":
+        axes.set_xscale("log")
+    for status, marker, color in (("Completed", "o", _BLUE), ("Stopped", "x", _BLUE), ("InProgress", "s", _GREY)):
+        points = [(places[text] if categorical else float(text), objective_value(trial)) for trial in trials
+                  if trial["TrainingJobStatus"] == status and objective_value(trial) is not None
+                  and (text := trial.get("TunedHyperParameters", {}).get(name)) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, color=color, label=status.lower())
+    if best and name in best.get("TunedHyperParameters", {}):
+        text = best["TunedHyperParameters"][name]
+        axes.plot([places[text] if categorical else float(text)], [objective_value(best)], "D", color=_ORANGE,
+                  fillstyle="none", markersize=11, label="best")
+    if axes.lines:
+        axes.legend(frameon=False, fontsize="small")
+    return _as_url(axes)

@@ -1,0 +1,361 @@
+"""A tuning job on this machine: the search that SageMaker would do, with Optuna, over jobs of a place.
+
+`python tuning.py FOLDER LOCK` owns one tuning job, in a session of its own. Everything it knows is on disk
+before it is acted on: Optuna's study in SQLite, the jobs in their folders. Killed at any moment and started
+again, it adopts the jobs that still run, runs again under the same number those that died, and draws the
+same points as if nothing had happened, since the sampler is seeded with (RandomSeed, trial number).
+"""
+
+import itertools
+import math
+import os
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+import leaderboard
+from ml.settings import SETTINGS
+from places import TUNING_RECORD, place_on_this_machine
+from request import objective_of, ranges_of, training_part
+from runner import FINAL, now, read_record, write_record
+
+_POLL_SECONDS = 0.2
+_SAVE_SECONDS = 5  # how much of MaxRuntimeInSeconds a kill can make it forget
+_MEDIAN_OF = 3  # jobs that the median rule needs to compare with
+_FAILURES = 3  # that many at the start, with no success, and the request is at fault
+_RESTARTS = 3  # of one trial whose process vanishes
+
+# What a tuning job's definition passes on to each of its jobs.
+_PASSED_ON = ("AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig", "ResourceConfig",
+              "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment", "VpcConfig")
+
+
+class MedianRule(optuna.pruners.BasePruner):
+    """SageMaker's early stopping: worse than the median of the others' running averages at that epoch."""
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether the trial, as far as it is, should be stopped."""
+        step = trial.last_step
+        value = trial.intermediate_values[step]
+        averages = [statistics.fmean(values) for other in study.get_trials(deepcopy=False, states=(
+            TrialState.COMPLETE, TrialState.PRUNED)) if step in other.intermediate_values
+            for values in [[v for s, v in other.intermediate_values.items() if s <= step and math.isfinite(v)]]
+            if values]
+        if len(averages) < _MEDIAN_OF or not math.isfinite(value):
+            return False
+        median = statistics.median(averages)
+        return value < median if study.direction == optuna.study.StudyDirection.MAXIMIZE else value > median
+
+
+class _Range:
+    """A tuned hyperparameter: between SageMaker's text and Optuna's number."""
+
+    def __init__(self, kind: str, entry: dict[str, Any]):
+        self.name = entry["Name"]
+        self._reverse = False
+        self.distribution = self._distribution(kind, entry)
+
+    def _distribution(self, kind: str, entry: dict[str, Any]) -> BaseDistribution:
+        if kind == "CategoricalParameterRanges":
+            return CategoricalDistribution([str(value) for value in entry["Values"]])
+        low, high = float(entry["MinValue"]), float(entry["MaxValue"])
+        scaling = entry.get("ScalingType", "Auto")
+        if scaling == "Auto" and self.name in SETTINGS:
+            scaling = SETTINGS[self.name].metadata["scaling"]
+        log = scaling == "Logarithmic" and low > 0
+        if kind == "IntegerParameterRanges":
+            return IntDistribution(int(low), int(high), log=log)
+        if scaling == "ReverseLogarithmic":  # logarithmic in the distance from 1
+            self._reverse = True
+            return FloatDistribution(1 - high, 1 - low, log=True)
+        return FloatDistribution(low, high, log=log)
+
+    def suggest(self, trial: Trial) -> str:
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return trial.suggest_categorical(self.name, distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return str(trial.suggest_int(self.name, distribution.low, distribution.high, log=distribution.log))
+        value = trial.suggest_float(self.name, distribution.low, distribution.high, log=distribution.log)
+        return repr(1 - value if self._reverse else value)
+
+    def parse(self, text: str) -> str | int | float:
+        if isinstance(self.distribution, CategoricalDistribution):
+            return text
+        if isinstance(self.distribution, IntDistribution):
+            return int(text)
+        return 1 - float(text) if self._reverse else float(text)
+
+
+class Search:
+    """One tuning job from wherever it is to its end.
+
+    Args:
+        folder: the tuning job's, with its record.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._record = read_record(folder / TUNING_RECORD)
+        self._name = self._record["HyperParameterTuningJobName"]
+        self._place = place_on_this_machine(self._record["Place"], folder.parent,
+                                            self._record["DockerNetwork"])
+        self._config = self._record["HyperParameterTuningJobConfig"]
+        self._static = self._record["TrainingJobDefinition"].get("StaticHyperParameters", {})
+        self._ranges = [_Range(kind, entry) for kind, entry in ranges_of(self._record)]
+        self._metric, self._maximize = objective_of(self._record)
+        limits = self._config["ResourceLimits"]
+        self._grid = list(itertools.product(*(range_.distribution.choices for range_ in self._ranges))) \
+            if self._config["Strategy"] == "Grid" else []
+        self._most = len(self._grid) or limits["MaxNumberOfTrainingJobs"]
+        self._parallel = limits["MaxParallelTrainingJobs"]
+        self._most_seconds = limits.get("MaxRuntimeInSeconds", math.inf)
+        self._running = dict[int, Trial]()
+        self._restarts = dict[int, int]()
+        self._stop_asked = False
+        self._study = optuna.create_study(
+            study_name=self._name, storage=f"sqlite:///{folder / 'search.db'}", load_if_exists=True,
+            direction="maximize" if self._maximize else "minimize", pruner=self._pruner())
+        self._warm_trials = self._take_over_parents()
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def run(self) -> None:
+        """Starts, watches and stops trials until the search is over."""
+        self._record |= {"HyperParameterTuningJobStatus": "InProgress", "SearchPid": os.getpid()}
+        self._save()
+        running = self._running
+        running |= {trial.number: Trial(self._study, trial._trial_id)
+                    for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+        used, resumed = self._record.get("SecondsUsed", 0), time.monotonic()
+        for trial in running.values():
+            self._continue(trial)
+        because, stopping, saved = "", False, resumed
+        while True:
+            ended = [number for number, trial in running.items() if self._watch(trial)]
+            for number in ended:
+                del running[number]
+            seconds = used + time.monotonic() - resumed
+            because = because or self._over(seconds)
+            while not because and len(running) < self._parallel and self._asked() < self._most:
+                trial = self._study_for_next().ask()
+                running[trial.number] = trial
+                self._start(trial)
+            if because and not stopping:
+                stopping = True
+                self._log(f"ending: {because}")
+                for trial in running.values():
+                    self._place.stop(self._job(trial.number))
+            if ended or time.monotonic() - saved > _SAVE_SECONDS:
+                saved = time.monotonic()
+                self._record["SecondsUsed"] = seconds
+                self._save(pictures=bool(ended))
+            if not running and (because or self._asked() >= self._most):
+                break
+            time.sleep(_POLL_SECONDS)
+        self._end(because)
+
+    # The search
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        if self._config["Strategy"] == "Hyperband":
+            resource = self._config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {})
+            most = resource.get("MaxResource") or int(self._static["epochs"])
+            return optuna.pruners.HyperbandPruner(resource.get("MinResource", 1), most)
+        early = self._config.get("TrainingJobEarlyStoppingType", "Off") == "Auto"
+        return MedianRule() if early else optuna.pruners.NopPruner()
+
+    def _study_for_next(self) -> optuna.Study:
+        """The study with a sampler that depends on the seed and the next trial's number alone."""
+        number = self._asked()
+        seed = int(np.random.SeedSequence([self._record["RandomSeed"], number]).generate_state(1)[0])
+        if self._grid:
+            point = {range_.name: value for range_, value in zip(self._ranges, self._grid[number], strict=True)}
+            self._study.sampler = optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
+        elif self._config["Strategy"] == "Bayesian":
+            # A search of 8 must not spend them all on random starts.
+            starts = min(10, max(3, self._most // 3))
+            self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=starts, seed=seed)
+        else:
+            self._study.sampler = optuna.samplers.RandomSampler(seed)
+        return self._study
+
+    def _asked(self) -> int:
+        """Trials drawn so far."""
+        return len(self._study.get_trials(deepcopy=False)) - self._warm_trials
+
+    def _take_over_parents(self) -> int:
+        """Tells the study of the trials of earlier tuning jobs; returns how many, before any of its own."""
+        known = {trial.user_attrs["parent"] for trial in self._study.get_trials(deepcopy=False)
+                 if "parent" in trial.user_attrs}
+        count = len(known)
+        parents = self._record.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
+        for parent in parents if self._asked_own() == 0 else []:
+            for trial in self._place.trials(parent["HyperParameterTuningJobName"]):
+                objective = trial.get("FinalHyperParameterTuningJobObjectiveMetric", {})
+                job, tuned = trial["TrainingJobName"], trial["TunedHyperParameters"]
+                if job in known or trial["TrainingJobStatus"] != "Completed" \
+                        or objective.get("MetricName") != self._metric:
+                    continue
+                try:
+                    self._study.add_trial(optuna.trial.create_trial(
+                        params={range_.name: range_.parse(tuned[range_.name]) for range_ in self._ranges},
+                        distributions={range_.name: range_.distribution for range_ in self._ranges},
+                        value=objective["Value"], user_attrs={"parent": job}))
+                    count += 1
+                except (KeyError, ValueError):
+                    self._log(f"{job} lies outside this search's ranges and teaches it nothing")
+        return count
+
+    def _asked_own(self) -> int:
+        return sum("parent" not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+
+    def _over(self, seconds: float) -> str:
+        """Why no further trial is to be started before the last; empty: go on."""
+        if self._stop_asked:
+            return "stopped"
+        if seconds > self._most_seconds:
+            return f"MaxRuntimeInSeconds, {self._most_seconds}, is used up"
+        ended = [trial for trial in self._study.get_trials(deepcopy=False)
+                 if trial.state.is_finished() and "parent" not in trial.user_attrs]
+        values = [trial.value for trial in ended if trial.value is not None]
+        if len(ended) >= _FAILURES and not values:
+            return "failures"
+        criteria = self._config.get("TuningJobCompletionCriteria", {})
+        sign = 1 if self._maximize else -1
+        target = criteria.get("TargetObjectiveMetricValue")
+        if target is not None and values and max(sign * value for value in values) >= sign * target:
+            return f"the objective reached its target, {target}"
+        patience = criteria.get("BestObjectiveNotImproving", {}).get("MaxNumberOfTrainingJobsNotImproving")
+        if patience and values:
+            ended.sort(key=lambda trial: trial.datetime_complete)
+            scores = [-math.inf if trial.value is None else sign * trial.value for trial in ended]
+            if len(scores) - 1 - scores.index(max(scores)) >= patience:
+                return f"{patience} jobs brought no better objective"
+        return ""
+
+    # The trials
+
+    def _job(self, number: int) -> str:
+        return f"{self._name}-{number - self._warm_trials + 1:03d}"
+
+    def _start(self, trial: Trial) -> None:
+        tuned = {range_.name: range_.suggest(trial) for range_ in self._ranges}
+        definition = training_part(self._record)
+        parameters = self._static | tuned | {"_tuning_objective_metric": self._metric}
+        if self._config["Strategy"] == "Hyperband" and "epochs" not in parameters:
+            parameters["epochs"] = str(self._config["StrategyConfig"]["HyperbandStrategyConfig"]["MaxResource"])
+        request = {key: definition[key] for key in _PASSED_ON if key in definition}
+        request |= {"TrainingJobName": self._job(trial.number), "HyperParameters": parameters,
+                    "TuningJobName": self._name}
+        self._place.start(request, cores=self._free_cores())
+        self._log(f"{self._job(trial.number)} started: "
+                  + " ".join(f"{name}={value}" for name, value in tuned.items()))
+
+    def _free_cores(self) -> list[int]:
+        """A share of the cores that no running trial has; none where trials run one at a time."""
+        if self._parallel == 1:
+            return []
+        cores = sorted(os.sched_getaffinity(0))
+        shares = [cores[slot::self._parallel] or [cores[slot % len(cores)]] for slot in range(self._parallel)]
+        for job in map(self._job, self._running):
+            taken = self._place.describe(job)["Cores"] if self._place.has(job) else []
+            if taken in shares:
+                shares.remove(taken)
+        return shares[0]
+
+    def _continue(self, trial: Trial) -> None:
+        """Takes up a trial of a search that was killed or stopped: leaves it alone where it runs or ended."""
+        job = self._job(trial.number)
+        if self._place.has(job):
+            record = self._place.describe(job)
+            early = self._study.get_trials(deepcopy=False)[trial.number].user_attrs.get("stopped_early")
+            again = record["SecondaryStatus"] == "Interrupted" or (record["SecondaryStatus"] == "Stopped" and not early)
+            if not again:
+                self._log(f"{job} goes on" if record["TrainingJobStatus"] not in FINAL else f"{job} ended meanwhile")
+                return
+        self._place.remove(job)
+        self._start(trial)
+
+    def _watch(self, trial: Trial) -> bool:
+        """Tells the study what a running trial has measured; returns whether it ended."""
+        job = self._job(trial.number)
+        record = self._place.describe(job)
+        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        values = self._place.metric_values(record, self._metric)
+        for step, value in enumerate(values[len(frozen.intermediate_values):], len(frozen.intermediate_values) + 1):
+            trial.report(value, step)
+            if record["TrainingJobStatus"] == "InProgress" and "stopped_early" not in trial.user_attrs \
+                    and trial.should_prune():
+                trial.set_user_attr("stopped_early", True)
+                self._log(f"{job} stopped early at {self._metric}={value:.6g} after epoch {step}")
+                self._place.stop(job)
+        status, secondary = record["TrainingJobStatus"], record["SecondaryStatus"]
+        if status not in FINAL:
+            return False
+        if secondary == "Interrupted" and self._restarts.get(trial.number, 0) < _RESTARTS:
+            self._restarts[trial.number] = self._restarts.get(trial.number, 0) + 1
+            self._log(f"{job} vanished and is started again")
+            self._place.remove(job)
+            self._start(trial)
+            return False
+        if status == "Stopped" and self._stop_asked and "stopped_early" not in trial.user_attrs:
+            return True  # it stays unfinished in the study: a search that goes on runs it again
+        if status == "Completed" and values and math.isfinite(values[-1]):
+            self._study.tell(trial, values[-1])
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED if status == "Stopped" else TrialState.FAIL)
+        last = f" {self._metric}={values[-1]:.6g}" if values else ""
+        self._log(f"{job} {status}{last}" + (f": {record['FailureReason']}" if status == "Failed" else ""))
+        return True
+
+    # The record
+
+    def _ask_to_stop(self, *_):
+        self._stop_asked = True
+
+    def _log(self, text: str) -> None:
+        print(f"{now()} {text}", flush=True)
+
+    def _save(self, *, pictures: bool = False) -> list[dict[str, Any]]:
+        trials = self._place.trials(self._name)
+        statuses = [trial["TrainingJobStatus"] for trial in trials]
+        self._record["TrainingJobStatusCounters"] = {
+            status: statuses.count(status) for status in ("Completed", "InProgress", "Stopped")
+        } | {"NonRetryableError": statuses.count("Failed"), "RetryableError": 0}
+        if best := leaderboard.best_of(trials, maximize=self._maximize):
+            self._record["BestTrainingJob"] = best
+        write_record(self._folder / TUNING_RECORD, self._record)
+        if pictures:
+            leaderboard.write_files(self._folder, self._record, trials)
+        return trials
+
+    def _end(self, because: str) -> None:
+        failed = because == "failures" or not any(
+            trial.value is not None for trial in self._study.get_trials(deepcopy=False))
+        status = "Stopped" if self._stop_asked else "Failed" if failed else "Completed"
+        self._record |= {"HyperParameterTuningJobStatus": status, "HyperParameterTuningEndTime": now()}
+        trials = self._save(pictures=True)
+        if status == "Failed":
+            reasons = [trial["FailureReason"] for trial in trials if "FailureReason" in trial]
+            self._record["FailureReason"] = f"All training jobs failed; the last: {reasons[-1]}" if reasons else \
+                f"No training job printed {self._metric}"
+        elif because:
+            self._record["CompletionReason"] = because
+        write_record(self._folder / TUNING_RECORD, self._record)
+        self._log(f"{self._name} {status}")
+
+
+if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    Search(Path(sys.argv[1])).run()

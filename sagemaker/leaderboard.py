@@ -111,12 +111,16 @@ def _axes(label: str, metric: str):
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+    axes.margins(0.08)
     axes.set_xlabel(label)
     axes.set_ylabel(metric)
     return axes
 
 
 def _as_url(axes) -> str:
+    if axes.lines:
+        axes.figure.legend(loc="outside upper right", ncols=4, columnspacing=1, handletextpad=0.3,
+                           frameon=False, fontsize="small")
     buffer = io.BytesIO()
     axes.figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -143,7 +147,6 @@ def _progress_chart(trials, metric, maximize):
                       if trial["TrainingJobStatus"] == status]
             if points:
                 axes.plot(*zip(*points, strict=True), marker, color=_BLUE, label=status.lower())
-        axes.legend(frameon=False, fontsize="small")
     return _as_url(axes)
 
 
@@ -156,17 +159,18 @@ def _range_chart(trials, metric, kind, entry, best):
         axes.set_xticks(list(places.values()), [_plain(value) for value in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
     elif entry.get("ScalingType") == "Logarithmic":
-        axes.set_xscale("log")
-    for status, marker, color in (("Completed", "o", _BLUE), ("Stopped", "x", _BLUE), ("InProgress", "s", _GREY)):
+        axes.set_xscale("log", subs=[2, 5])
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_major_formatter("{x:g}")
+    for status, marker, color, label in (("Completed", "o", _BLUE, "completed"), ("Stopped", "x", _BLUE, "stopped"),
+                                         ("InProgress", "s", _GREY, "running")):
         points = [(places[text] if categorical else float(text), objective_value(trial)) for trial in trials
                   if trial["TrainingJobStatus"] == status and objective_value(trial) is not None
                   and (text := trial.get("TunedHyperParameters", {}).get(name)) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), marker, color=color, label=status.lower())
+            axes.plot(*zip(*points, strict=True), marker, color=color, label=label)
     if best and name in best.get("TunedHyperParameters", {}):
         text = best["TunedHyperParameters"][name]
         axes.plot([places[text] if categorical else float(text)], [objective_value(best)], "D", color=_ORANGE,
                   fillstyle="none", markersize=11, label="best")
-    if axes.lines:
-        axes.legend(frameon=False, fontsize="small")
     return _as_url(axes)

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from ml.errors import UserError
+from ml.job import Job, StopSignal, base_folder, failures_reported, read_job
+from ml.model_store import ModelTarget, library_versions, save_model, write_json
+from ml.optimal_position import labelled
+from ml.settings import Settings, parse_settings
 from ml.timeseries import (
     configure_aws,
     fingerprint,
     gaps,
-    labelled,
     read_channel,
     read_kydb,
     redacted,
     split_by_time,
 )
-
-from ml.errors import UserError
-from ml.job import Job, StopSignal, base_folder, failures_reported, read_job
-from ml.model_store import ModelTarget, library_versions, save_model, write_json
-from ml.settings import Settings, parse_settings
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ without it.
 import contextlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import kydb
 import tenacity
-from kydb.impl.files import FileDB
 
 from ml.errors import UserError
-from ml.timeseries import redacted
+from ml.timeseries import one_line, redacted, write_files_whole
 
 if TYPE_CHECKING:
     import keras
@@ -145,7 +143,7 @@ class ModelTarget:
             if db.read(probe, reload=True) != self._job_name:
                 raise OSError("what was read back is not what was written")
         except Exception as error:
-            raise UserError(f"the model cannot be published to {self}: {_one_line(error)}; grant this job "
+            raise UserError(f"the model cannot be published to {self}: {one_line(error)}; grant this job "
                             "write and read access, or change model_db and model_key") from error
         with contextlib.suppress(Exception):  # may write but not delete: a few bytes stay, nothing is wrong
             db.delete(probe)
@@ -160,7 +158,7 @@ class ModelTarget:
             Whether the model is published.
         """
         try:
-            publish(self._url, self._key, content, self._job_name)
+            publish(self._url, self._key, content)
         except Exception as error:
             print(f"NOT PUBLISHED: {error}; the model is kept in model/, publish it with: "
                   f"launch.py publish {self._job_name}", flush=True)
@@ -172,14 +170,15 @@ class ModelTarget:
 # A minute of patience: a model that took hours is worth waiting for a database that restarts.
 @tenacity.retry(wait=tenacity.wait_exponential_jitter(initial=1, max=20), stop=tenacity.stop_after_delay(60),
                 reraise=True)
-def _publish(url: str, key: str, content: bytes, job_name: str) -> None:
+def _publish(url: str, key: str, content: bytes) -> None:
     db = kydb.connect(url)
-    _set_whole(db, key, content, job_name)
+    write_files_whole(db)
+    db[key] = content
     if db.read(key, reload=True) != content:
         raise OSError("the model read back is not the model written")
 
 
-def publish(url: str, key: str, content: bytes, job_name: str) -> None:
+def publish(url: str, key: str, content: bytes) -> None:
     """Puts the bytes of an .h5 file under a KYDB key, reads them back and compares; tries for a minute.
 
     Raises:
@@ -188,26 +187,6 @@ def publish(url: str, key: str, content: bytes, job_name: str) -> None:
     if not content.startswith(_HDF5_MAGIC):
         raise UserError(f"what should be published to {redacted(url)} {key} is not an HDF5 file")
     try:
-        _publish(url, key, content, job_name)
+        _publish(url, key, content)
     except Exception as error:
-        raise UserError(f"publishing to {redacted(url)} {key} failed: {_one_line(error)}") from error
-
-
-def _set_whole(db, key: str, content: bytes, job_name: str) -> None:
-    """`db[key] = content`, such that no reader ever sees half of it.
-
-    S3, DynamoDB, Redis and memory replace an object at once; kydb's files are written in place, so there
-    the object goes to a temporary key first and is renamed.
-    """
-    if not isinstance(db, FileDB):
-        db[key] = content
-        return
-    temporary = f"{key}.writing-{job_name}-{os.getpid()}"
-    db[temporary] = content
-    written, target = (Path(f"/{db.db_name}{db._get_full_path(name)}") for name in (temporary, key))
-    written.replace(target)
-    db.clear_cache()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"publishing to {redacted(url)} {key} failed: {one_line(error)}") from error

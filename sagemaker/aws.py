@@ -201,11 +201,13 @@ class AwsPlace:
         Raises:
             UserError: there is no such tuning job.
         """
-        return self._described("describe_hyper_parameter_tuning_job", "tuning job", HyperParameterTuningJobName=name)
+        return self._described("describe_hyper_parameter_tuning_job", "tuning job",
+                               HyperParameterTuningJobName=name)
 
     def trials(self, name: str) -> list[dict[str, Any]]:
         """A tuning job's trials, the oldest first."""
-        pages = self.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
+        paginator = self.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+        pages = paginator.paginate(
             HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending")
         return [trial for page in pages for trial in page["TrainingJobSummaries"]]
 

@@ -62,3 +62,22 @@ def _download(uri: str, folder: Path) -> None:
             bucket.download_file(key, str(target))
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise UserError(f"the channel's {uri} cannot be read: {error}") from None
+
+
+def sample_market(runs: Path, rows: int) -> tuple[str, str]:
+    """A simulated market in a KYDB under the runs folder; written once, the same for every job.
+
+    Returns:
+        Its KYDB URL and key.
+    """
+    import kydb
+
+    from ml.sample_market import sample_market as simulated
+    from ml.timeseries import time_series
+
+    url = f"files:/{runs.resolve() / 'kydb'}"
+    key = f"/symbols/ml/training_data/SAMPLE_MARKET_{rows}"
+    db = kydb.connect(url)
+    if not db.exists(key):
+        time_series(db, key).replace(simulated(rows=rows, seed=_SAMPLE_SEED))
+    return url, key

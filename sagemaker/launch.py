@@ -311,8 +311,7 @@ def _followed(place, name: str, *, as_json: bool) -> int:
                 break
             except KeyboardInterrupt:
                 if place.name == "aws" or interrupted:
-                    err.print(f"\n{name} goes on; come back with: python sagemaker/launch.py logs {name}",
-                              soft_wrap=True)
+                    _print_way_back(name)
                     return _INTERRUPTED
                 interrupted = True
                 err.print("\nstopping the job; once more leaves it to stop by itself")
@@ -322,6 +321,10 @@ def _followed(place, name: str, *, as_json: bool) -> int:
         place.collect(name)
     _ended(place, record, as_json=as_json)
     return _INTERRUPTED if interrupted else 0 if record["TrainingJobStatus"] == "Completed" else 1
+
+
+def _print_way_back(name: str) -> None:
+    err.print(f"\n{name} goes on; come back with: python sagemaker/launch.py logs {name}", soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -368,7 +371,7 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
         out.print(f"epoch {content['best_epoch']} of {len(content['epochs'])} was kept")
     if metrics:
         _print_table(["metric", "value"], [[name, "nan" if value is None else f"{value:.6g}"]
-                                           for name, value in metrics.items() if not isinstance(value, dict | list)])
+                                           for name, value in metrics.items()])
     model = folder / "model" / "model.keras"
     if not model.exists():
         return
@@ -405,7 +408,8 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
 @click.option("--max-jobs", type=int, help="Trials in all.")
 @click.option("--max-parallel", type=int, help="Trials at a time; on this machine they share the cores.")
 @click.option("--strategy", metavar="NAME", help="Bayesian, Random, Hyperband or Grid.")
-@click.option("--warm-start", "parents", multiple=True, metavar="NAME", help="Learn from an earlier tuning job. Repeatable.")
+@click.option("--warm-start", "parents", multiple=True, metavar="NAME",
+              help="Learn from an earlier tuning job. Repeatable.")
 @_request_options
 def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **options):
     """Search for the hyperparameters with the best objective.
@@ -428,8 +432,9 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
         limits |= {key: value for key, value in (
             ("MaxNumberOfTrainingJobs", max_jobs), ("MaxParallelTrainingJobs", max_parallel)) if value is not None}
         if parents:
-            request["WarmStartConfig"] = {"WarmStartType": "IdenticalDataAndAlgorithm", "ParentHyperParameterTuningJobs": [
-                {"HyperParameterTuningJobName": parent} for parent in parents]}
+            request["WarmStartConfig"] = {
+                "WarmStartType": "IdenticalDataAndAlgorithm",
+                "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": parent} for parent in parents]}
         request = _completed(request, options)
         if place.name != "aws":
             _with_sample_market(request, options["runs"], options["sample_rows"] or 30_000, publish=True)
@@ -456,7 +461,7 @@ def _followed_tuning(place, name: str, *, as_json: bool) -> int:
             break
         except KeyboardInterrupt:
             if place.name == "aws" or interrupted:
-                err.print(f"\n{name} goes on; come back with: python sagemaker/launch.py logs {name}", soft_wrap=True)
+                _print_way_back(name)
                 return _INTERRUPTED
             interrupted = True
             err.print("\nstopping the tuning job; once more leaves it to stop by itself")
@@ -574,7 +579,7 @@ def logs(name, no_follow, **options):
                 for line in place.lines(name, follow=not no_follow):
                     show(line)
     except KeyboardInterrupt:
-        err.print(f"\n{name} is left alone; come back with: python sagemaker/launch.py logs {name}", soft_wrap=True)
+        _print_way_back(name)
         sys.exit(_INTERRUPTED)
     record = place.describe_tuning(name) if tuning else place.describe(name)
     if (record.get("TrainingJobStatus") or record["HyperParameterTuningJobStatus"]) == "Failed":
@@ -663,7 +668,7 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
             raise UserError(f"{name} is a tuning job; publish --best {name} publishes its best trial")
     record = place.describe(name)
     if record["TrainingJobStatus"] not in ("Completed", "Stopped"):
-        raise UserError(f"{name} is {record['TrainingJobStatus']}, and only a job that ended well has a model to publish")
+        raise UserError(f"{name} is {record['TrainingJobStatus']}; only a job that ended well has a model to publish")
     parameters = record.get("HyperParameters", {})
     url = model_db or parameters.get("model_db", "")
     key = model_key or parameters.get("model_key", SETTINGS["model_key"].default)

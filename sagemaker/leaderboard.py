@@ -34,7 +34,8 @@ def ranked(trials: list[dict[str, Any]], *, maximize: bool) -> list[dict[str, An
 
 def best_of(trials: list[dict[str, Any]], *, maximize: bool) -> dict[str, Any] | None:
     """The best trial that ended with an objective."""
-    ended = [trial for trial in trials if trial["TrainingJobStatus"] in _COUNTED and objective_value(trial) is not None]
+    ended = [trial for trial in trials
+             if trial["TrainingJobStatus"] in _COUNTED and objective_value(trial) is not None]
     return ranked(ended, maximize=maximize)[0] if ended else None
 
 
@@ -70,7 +71,8 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
     metric, maximize = objective_of(tuning)
     columns, rows = table(tuning, trials)
     best = best_of(trials, maximize=maximize)
-    settings = training_part(tuning).get("StaticHyperParameters", {}) | (best or {}).get("TunedHyperParameters", {})
+    settings = training_part(tuning).get("StaticHyperParameters", {}) | \
+        (best or {}).get("TunedHyperParameters", {})
     charts = []
     if any(objective_value(trial) is not None for trial in trials):
         charts.append((f"{metric} over time", _progress_chart(trials, metric, maximize)))
@@ -132,7 +134,8 @@ def _plain(text: str) -> str:
 
 
 def _progress_chart(trials, metric, maximize):
-    ended = sorted((trial for trial in trials if objective_value(trial) is not None and "TrainingEndTime" in trial),
+    ended = sorted((trial for trial in trials
+                    if objective_value(trial) is not None and "TrainingEndTime" in trial),
                    key=lambda trial: _moment(trial["TrainingEndTime"]))
     axes = _axes("minutes since the start", _plain(metric))
     if ended:
@@ -162,8 +165,9 @@ def _range_chart(trials, metric, kind, entry, best):
         axes.set_xscale("log", subs=[2, 5])
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.xaxis.set_major_formatter("{x:g}")
-    for status, marker, color, label in (("Completed", "o", _BLUE, "completed"), ("Stopped", "x", _BLUE, "stopped"),
-                                         ("InProgress", "s", _GREY, "running")):
+    for status, marker, color, label in (
+            ("Completed", "o", _BLUE, "completed"), ("Stopped", "x", _BLUE, "stopped"),
+            ("InProgress", "s", _GREY, "running")):
         points = [(places[text] if categorical else float(text), objective_value(trial)) for trial in trials
                   if trial["TrainingJobStatus"] == status and objective_value(trial) is not None
                   and (text := trial.get("TunedHyperParameters", {}).get(name)) is not None]

@@ -5,6 +5,7 @@ it and collects what it left. `aws.AwsPlace` does the same for SageMaker. Here a
 runs folder, laid out like /opt/ml, with its record and log beside that; a `runner` process owns it.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -30,7 +31,8 @@ _POLL_SECONDS = 0.2
 
 # What DescribeTrainingJob repeats of its request.
 _DESCRIBED = ("HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
-              "ResourceConfig", "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment", "TuningJobName")
+              "ResourceConfig", "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment",
+              "TuningJobName")
 _SUMMARISED = ("TrainingJobName", "TrainingJobStatus", "CreationTime", "TrainingStartTime", "TrainingEndTime",
                "FailureReason")
 
@@ -147,16 +149,19 @@ class LocalPlace:
             time.sleep(_POLL_SECONDS)
             record = self.describe(name)
         if record["TrainingJobStatus"] not in FINAL:
-            os.kill(record["RunnerPid"], signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(record["RunnerPid"], signal.SIGTERM)
 
     def collect(self, name: str) -> Path:
         """The folder with the job's model/ and output/."""
         return self.folder(name)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Every job here, the newest first."""
-        names = [path.parent.name for path in self.runs.glob(f"*/{RECORD}")]
-        return sorted((self.describe(name) for name in names), key=lambda record: record["CreationTime"], reverse=True)
+    def records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The training jobs and the tuning jobs here, the newest first; trials are not among them."""
+        jobs = (self.describe(path.parent.name) for path in self.runs.glob(f"*/{RECORD}"))
+        tunings = (self.describe_tuning(path.parent.name) for path in self.runs.glob(f"*/{TUNING_RECORD}"))
+        newest = {"key": lambda record: record["CreationTime"], "reverse": True}
+        return sorted((job for job in jobs if "TuningJobName" not in job), **newest), sorted(tunings, **newest)
 
     def remove(self, name: str) -> None:
         """Ends whatever is left of a job and forgets it."""
@@ -230,11 +235,12 @@ class LocalPlace:
         try:
             record = read_record(folder / TUNING_RECORD)
         except FileNotFoundError:
-            raise UserError(f"there is no tuning job {name} in {self.runs}; `list` shows those there are") from None
+            raise UserError(f"there is no tuning job {name} in {self.runs}; `list` shows those there are") \
+                from None
         if not running and record["HyperParameterTuningJobStatus"] not in FINAL:
             record |= {"HyperParameterTuningJobStatus": "Failed",
-                       "FailureReason": f"InternalServerError: the search's process vanished; tune --resume {name} "
-                                        "goes on where it was"}
+                       "FailureReason": "InternalServerError: the search's process vanished; "
+                                        f"tune --resume {name} goes on where it was"}
         return record
 
     def trials(self, name: str) -> list[dict[str, Any]]:
@@ -261,11 +267,12 @@ class LocalPlace:
     def stop_tuning(self, name: str) -> None:
         """Asks a tuning job and its running trials to end."""
         record = self.describe_tuning(name)
-        while record["HyperParameterTuningJobStatus"] == "InProgress" and "SearchPid" not in record:  # just started
+        while record["HyperParameterTuningJobStatus"] == "InProgress" and "SearchPid" not in record:
             time.sleep(_POLL_SECONDS)
             record = self.describe_tuning(name)
         if record["HyperParameterTuningJobStatus"] not in FINAL:
-            os.kill(record["SearchPid"], signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record["SearchPid"], signal.SIGTERM)
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
         environment = {
@@ -299,7 +306,8 @@ class LocalPlace:
             (folder / "checkpoints").mkdir(exist_ok=True)
             config["checkpointconfig"] = {"LocalPath": f"{self._inside(folder)}/checkpoints"}
         for name, content in config.items():
-            (folder / "input" / "config" / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+            path = folder / "input" / "config" / f"{name}.json"
+            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def _inside(self, folder: Path) -> str:
         """The job folder as the job sees it."""
@@ -336,6 +344,8 @@ class DockerPlace(LocalPlace):
         network = "none" if request.get("EnableNetworkIsolation") else self._network
         if network:
             command += ["--network", network]
+        if Path("/dev/nvidia0").exists():
+            command += ["--gpus", "all"]
         if cores:
             command += ["--cpuset-cpus", ",".join(map(str, cores))]
         for path in _kydb_folders(request):

@@ -30,7 +30,8 @@ PLACEHOLDER_ACCOUNT = "111122223333"
 _MAX_RUNTIME_SECONDS = 28 * 24 * 3600
 _MAX_HYPERPARAMETERS = 100
 _MAX_RANGES = 30
-RANGE_KINDS = {"IntegerParameterRanges": int, "ContinuousParameterRanges": float, "CategoricalParameterRanges": str}
+RANGE_KINDS = {"IntegerParameterRanges": int, "ContinuousParameterRanges": float,
+               "CategoricalParameterRanges": str}
 
 
 class WrongRequest(UserError):
@@ -161,7 +162,8 @@ def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
 
 _TYPES = {"structure": (dict, "a mapping"), "map": (dict, "a mapping"), "list": (list, "a list"),
           "string": (str, "text"), "integer": (int, "a whole number"), "long": (int, "a whole number"),
-          "float": ((int, float), "a number"), "double": ((int, float), "a number"), "boolean": (bool, "true or false")}
+          "float": ((int, float), "a number"), "double": ((int, float), "a number"),
+          "boolean": (bool, "true or false")}
 
 
 def _shape_problems(shape: botocore.model.Shape, value: Any, where: str) -> Iterator[str]:
@@ -209,9 +211,10 @@ def _size_problems(shape, size, received, unit, where):
 def _string_problems(shape, value, where):
     yield from _size_problems(shape, len(value), f"{len(value)}: {_short(value)}", "characters", where)
     if value not in (shape.enum or [value]):
-        nearest = difflib.get_close_matches(value, shape.enum, n=3, cutoff=0.4)
-        allowed = ", ".join(shape.enum) if len(shape.enum) <= 12 else \
-            f"{len(shape.enum)} names, the nearest {', '.join(nearest)}" if nearest else f"{', '.join(shape.enum[:12])}, ..."
+        allowed = ", ".join(shape.enum)
+        if len(shape.enum) > 12:
+            nearest = difflib.get_close_matches(value, shape.enum, n=3, cutoff=0) or shape.enum[:3]
+            allowed = f"{len(shape.enum)} names, the nearest {', '.join(nearest)}"
         yield f"{where}: must be one of {allowed}, received {_short(value)}"
     pattern = shape.metadata.get("pattern")
     if pattern and not re.fullmatch(_python_pattern(pattern), value):
@@ -277,8 +280,8 @@ def _hyperparameter_problems(request, resources, at):
     channel = values.get("prices_channel", SETTINGS["prices_channel"].default)
     channels = channels_of(request)
     if not values.get("prices_db") and channel not in channels:
-        yield (f"{at}InputDataConfig: must have the channel {channel!r} with the price history where {at_parameters} "
-               f"has no prices_db, received {', '.join(channels) or 'no channel'}; give --prices FILE, "
+        yield (f"{at}InputDataConfig: must have the channel {channel!r} with the price history where "
+               f"{at_parameters} has no prices_db, received {', '.join(channels) or 'no channel'}; give --prices FILE, "
                f"--channel {channel}=s3://... or --set prices_db=URL")
     if training_part(request).get("EnableNetworkIsolation"):
         for name in ("prices_db", "model_db"):
@@ -341,7 +344,8 @@ def _range_problems(kind, entry, *, own_script):
         yield f"{at}: makes no sense to tune; tunable are {', '.join(tunable)}"
         return
     if kind != "CategoricalParameterRanges" and field.type is not RANGE_KINDS[kind]:
-        right = next((kind for kind, type_ in RANGE_KINDS.items() if type_ is field.type), "CategoricalParameterRanges")
+        right = {int: "IntegerParameterRanges", float: "ContinuousParameterRanges"}.get(
+            field.type, "CategoricalParameterRanges")
         yield f"{at}: must be under {right}, since it is of type {field.type.__name__}, received {kind}"
         return
     texts = entry.get("Values", []) if kind == "CategoricalParameterRanges" else \
@@ -401,7 +405,8 @@ def _strategy_problems(config, ranges, static):
     if strategy == "Grid":
         others = [str(entry.get("Name")) for kind, entry in ranges if kind != "CategoricalParameterRanges"]
         if others:
-            yield f"{at}.Strategy: Grid takes CategoricalParameterRanges only, received ranges of {', '.join(others)}"
+            yield (f"{at}.Strategy: Grid takes CategoricalParameterRanges only, received other ranges of "
+                   f"{', '.join(others)}")
         points = math.prod(len(entry.get("Values", [])) for _, entry in ranges)
         if most is not None and most != points and not others:
             yield (f"{at}.ResourceLimits.MaxNumberOfTrainingJobs: must be the grid's {points} points or be left "
@@ -427,10 +432,10 @@ def _strategy_problems(config, ranges, static):
 
 def _placeholders(request):
     job, at = training_part(request), _at(request)
+    image = _mapping(job.get("AlgorithmSpecification")).get("TrainingImage")
     for name, value, cure in (
             ("RoleArn", job.get("RoleArn"), "--role or POSITION_TRAINER_ROLE"),
-            ("AlgorithmSpecification.TrainingImage", _mapping(job.get("AlgorithmSpecification")).get("TrainingImage"),
-             "--image or POSITION_TRAINER_IMAGE (`push` prints it)"),
+            ("AlgorithmSpecification.TrainingImage", image, "--image or POSITION_TRAINER_IMAGE (`push` prints it)"),
             ("OutputDataConfig.S3OutputPath", _mapping(job.get("OutputDataConfig")).get("S3OutputPath"),
              "--bucket or POSITION_TRAINER_BUCKET"),
             ("CheckpointConfig.S3Uri", _mapping(job.get("CheckpointConfig")).get("S3Uri"),

@@ -138,8 +138,9 @@ class _Run:
 
     def _end(self, code: int) -> None:
         record, folder = self._record, self._folder
-        seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(record["TrainingStartTime"])).total_seconds()
-        record |= {"TrainingEndTime": now(), "TrainingTimeInSeconds": round(seconds), "ExitCode": code}
+        record["TrainingEndTime"] = now()
+        started, ended = (datetime.fromisoformat(record[f"Training{edge}Time"]) for edge in ("Start", "End"))
+        record |= {"TrainingTimeInSeconds": round((ended - started).total_seconds()), "ExitCode": code}
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
         found = metrics_in(log, record["AlgorithmSpecification"]["MetricDefinitions"])
         record["FinalMetricDataList"] = [

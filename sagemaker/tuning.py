@@ -280,9 +280,9 @@ class Search:
         if self._place.has(job):
             record = self._place.describe(job)
             early = self._study.get_trials(deepcopy=False)[trial.number].user_attrs.get("stopped_early")
-            again = record["SecondaryStatus"] == "Interrupted" or (record["SecondaryStatus"] == "Stopped" and not early)
-            if not again:
-                self._log(f"{job} goes on" if record["TrainingJobStatus"] not in FINAL else f"{job} ended meanwhile")
+            again = ("Interrupted",) if early else ("Interrupted", "Stopped")
+            if record["SecondaryStatus"] not in again:
+                self._log(f"{job} {'ended meanwhile' if record['TrainingJobStatus'] in FINAL else 'goes on'}")
                 return
         self._place.remove(job)
         self._start(trial)
@@ -293,7 +293,8 @@ class Search:
         record = self._place.describe(job)
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
         values = self._place.metric_values(record, self._metric)
-        for step, value in enumerate(values[len(frozen.intermediate_values):], len(frozen.intermediate_values) + 1):
+        known = len(frozen.intermediate_values)
+        for step, value in enumerate(values[known:], known + 1):
             trial.report(value, step)
             if record["TrainingJobStatus"] == "InProgress" and "stopped_early" not in trial.user_attrs \
                     and trial.should_prune():

@@ -5,6 +5,7 @@ own process, so that the signals SageMaker sends arrive here.
 """
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def main() -> None:
         write_json(job.model / "metrics.json", metrics := {
             "job": job.name, "best_epoch": result.best_epoch, "stopped": result.stopped, "published": None,
             "best": result.history[result.best_epoch - 1] if result.best_epoch else {},
-            "epochs": result.history,
+            "epochs": [{"epoch": number} | epoch for number, epoch in enumerate(result.history, 1)],
         })
         if result.stopped:
             print(f"stopped: the best model so far is in {job.model}, nothing was published", flush=True)
@@ -114,6 +115,8 @@ def _trained(job: Job, settings: Settings, train_rows: pd.DataFrame, validation_
     """The trained model and its `TrainingResult`."""
     # TensorFlow takes seconds to import, so what is wrong with a request is told before.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name in ("absl", "tensorflow"):  # they warn of .h5 files, which are what is asked for here
+        logging.getLogger(name).setLevel(logging.ERROR)
     from ml.checkpoints import CheckpointFolder
     from ml.instance import find_instance
     from ml.network import build_network

@@ -93,7 +93,7 @@ def test_a_published_model_is_the_files_bytes(h5_bytes, tmp_path):
 def test_what_is_no_model_is_not_published(tmp_path):
     url = f"files:/{tmp_path}/kydb"
     with pytest.raises(UserError, match="not an HDF5 file"):
-        publish(url, "/m.h5", b"\x80\x04 a pickle", "job-1")
+        publish(url, "/m.h5", b"\x80\x04 a pickle")
     assert not kydb.connect(url).exists("/m.h5")
 
 

@@ -501,13 +501,13 @@ def split_by_time(history: pd.DataFrame, validation_fraction: float, lookback: i
     held_out = round(rows * validation_fraction)
     if held_out < lookback:
         raise UserError(f"lookback {lookback:,} is larger than the validation part: {held_out:,} of {rows:,} rows "
-                        f"(validation_fraction {validation_fraction}); use more data, a smaller lookback, or a larger "
-                        "validation_fraction")
+                        f"(validation_fraction {validation_fraction}); use more data, a smaller lookback, or a "
+                        "larger validation_fraction")
     training = rows - held_out - lookback - horizon
     if training < lookback:
-        raise UserError(f"{max(training, 0):,} rows are left to train on, fewer than the {lookback:,} of one window: of "
-                        f"{rows:,} rows validation takes {held_out:,} and the purge {lookback + horizon:,}; use more "
-                        "data, a smaller lookback, or validation_fraction=0")
+        raise UserError(f"{max(training, 0):,} rows are left to train on, fewer than the {lookback:,} of one window: "
+                        f"of {rows:,} rows validation takes {held_out:,} and the purge {lookback + horizon:,}; use "
+                        "more data, a smaller lookback, or validation_fraction=0")
     return history.iloc[:training], history.iloc[rows - held_out:]
 
 

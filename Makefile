@@ -1,0 +1,47 @@
+# Set-up, the main job, tests. A target installs what it needs into .venv first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe \
+	--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+.PHONY: help setup train tune test lint bench image requirements clean
+
+help:  ## what there is to make
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(VENV)/job  ## the virtual environment .venv
+
+$(VENV)/job: requirements.txt sagemaker/requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed; name another with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r sagemaker/requirements.txt
+	@touch $@
+
+$(VENV)/tests: $(VENV)/job tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+train: setup  ## a training job on this machine [PRICES=FILE] [ARGS="--set name=value ..."]
+	$(BIN)/python sagemaker/launch.py train --on local $(if $(PRICES),--prices "$(PRICES)") $(ARGS)
+
+tune: setup  ## a tuning job on this machine [PRICES=FILE] [ARGS="--set name=value ..."]
+	$(BIN)/python sagemaker/launch.py tune --on local $(if $(PRICES),--prices "$(PRICES)") $(ARGS)
+
+test: $(VENV)/tests lint  ## all tests [ARGS="-k name"]
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/tests
+	$(BIN)/ruff check .
+
+bench: $(VENV)/tests  ## every benchmark, in one run [ARGS="case ..."]
+	$(BIN)/python tests/bench.py $(ARGS)
+
+requirements: $(VENV)/tests  ## pin again what the .in files name
+	$(PIP_COMPILE) -o requirements.txt requirements.in
+	$(PIP_COMPILE) -o sagemaker/requirements.txt sagemaker/requirements.in
+	$(PIP_COMPILE) -o tests/requirements.txt tests/requirements.in
+
+clean:  ## delete .venv; runs/ is yours
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,101 @@
+"""Real servers for KYDB on loopback: moto's for S3 and DynamoDB, and a redis-server."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+BACKENDS = ("files", "memory", "redis", "s3", "dynamodb")
+
+
+@pytest.fixture(scope="session")
+def aws_endpoint():
+    """URL of a server that answers as S3 and DynamoDB do."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def aws(aws_endpoint, monkeypatch):
+    """Points boto3, here and in child processes, at the loopback server."""
+    for name, value in {"AWS_ENDPOINT_URL": aws_endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+                        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    return aws_endpoint
+
+
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory):
+    """host:port of a redis-server started for the tests."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        cwd=tmp_path_factory.mktemp("redis"), stdout=subprocess.DEVNULL)
+    for _ in range(100):
+        with socket.socket() as connection:
+            if connection.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+def make_table(name: str) -> None:
+    """A DynamoDB table as kydb needs it."""
+    boto3.client("dynamodb").create_table(
+        TableName=name, BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("path", "folder")],
+        KeySchema=[{"AttributeName": "path", "KeyType": "HASH"}],
+        GlobalSecondaryIndexes=[{
+            "IndexName": "folder-index", "KeySchema": [{"AttributeName": "folder", "KeyType": "HASH"}],
+            "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["mtime", "ctime"]}}])
+
+
+def make_url(backend: str, request) -> str:
+    """URL of a new, empty KYDB database of a kind (kydb caches connections by URL, so each is another)."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    if backend == "files":
+        return f"files:/{request.getfixturevalue('tmp_path')}/{name}"
+    if backend == "redis":
+        return f"redis://{request.getfixturevalue('redis_address')}/{name}"
+    if backend in ("s3", "dynamodb"):
+        request.getfixturevalue("aws")
+        if backend == "s3":
+            boto3.client("s3").create_bucket(Bucket=name)
+        else:
+            make_table(name)
+    return f"{backend}://{name}"
+
+
+@pytest.fixture(params=BACKENDS)
+def kydb_url(request):
+    """A new database on each kind of KYDB backend."""
+    return make_url(request.param, request)
+
+
+@pytest.fixture
+def files_url(tmp_path):
+    return f"files:/{tmp_path}/kydb"
+
+
+def environment_of_a_job(base, **more) -> dict[str, str]:
+    """Environment that starts the toolkit's `train` on a folder as /opt/ml."""
+    container = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "container")
+    return os.environ | {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_TRAINING_MODULE": "train:main",
+                         "PYTHONPATH": container, "SM_STUDIO_LOCAL_MODE": "true"} | more

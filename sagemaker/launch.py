@@ -365,9 +365,10 @@ def _ended(place, record: dict[str, Any], *, as_json: bool) -> None:
 def _print_results(folder: Path, record: dict[str, Any]) -> None:
     """What a job measured, where its model is and how to load it."""
     metrics = {entry["MetricName"]: entry["Value"] for entry in record.get("FinalMetricDataList") or []}
-    with contextlib.suppress(OSError, ValueError):
+    published = None
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a script of the user's own may leave other files
         content = json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))
-        metrics = content["best"]
+        metrics, published = content["best"], content.get("published")
         out.print(f"epoch {content['best_epoch']} of {len(content['epochs'])} was kept")
     if metrics:
         _print_table(["metric", "value"], [[name, "nan" if value is None else f"{value:.6g}"]
@@ -378,8 +379,12 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
     out.print(f"model: {model}", soft_wrap=True)
     out.print(f"load:  keras.models.load_model({str(model)!r})", soft_wrap=True, markup=False)
     parameters = record.get("HyperParameters", {})
-    if parameters.get("model_db") and record["TrainingJobStatus"] == "Completed":
-        out.print(f"kydb:  kydb.connect({parameters['model_db']!r})[{parameters.get('model_key', '')!r}]  "
+    if published is False:
+        out.print(f"NOT published to KYDB: python sagemaker/launch.py publish {record['TrainingJobName']}",
+                  soft_wrap=True, markup=False)
+    elif published:
+        out.print(f"kydb:  kydb.connect({parameters['model_db']!r})"
+                  f"[{parameters.get('model_key', SETTINGS['model_key'].default)!r}]  "
                   "# bytes of the .h5", soft_wrap=True, markup=False)
 
 
@@ -442,6 +447,8 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
         if not _ready(request, place, options):
             return
         if place.name == "aws":
+            if model_db:
+                err.print("trials publish nothing; `publish --best NAME --model-db URL` publishes the winner")
             name = place.start_tuning(request)
         else:
             name = place.start_tuning(request, ModelDb=model_db, DockerNetwork=options["docker_network"])
@@ -675,9 +682,9 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     if not url:
         raise UserError(f"{name} names no KYDB to publish to; give --model-db URL")
     path = _h5_file(place.collect(name) / "model", parameters)
-    from ml.model_store import ModelTarget  # kydb and pandas, which no other command needs
+    from ml import model_store  # with kydb and pandas, which no other command needs
 
-    ModelTarget(url, key, name).publish(path.read_bytes())
+    model_store.publish(url, key, path.read_bytes())
     if as_json:
         _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
     else:

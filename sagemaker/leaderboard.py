@@ -7,6 +7,7 @@ machine and one on SageMaker look the same.
 import base64
 import csv
 import io
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
     best = best_of(trials, maximize=maximize)
     settings = training_part(tuning).get("StaticHyperParameters", {}) | \
         (best or {}).get("TunedHyperParameters", {})
+    settings = {name: re.sub(r"//[^/@]*@", "//...@", value) for name, value in settings.items()}  # no passwords
     charts = []
     if any(objective_value(trial) is not None for trial in trials):
         charts.append((f"{metric} over time", _progress_chart(trials, metric, maximize)))

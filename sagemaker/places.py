@@ -181,8 +181,10 @@ class LocalPlace:
             ours: what the record keeps beside the request.
 
         Raises:
-            UserError: the name is taken, or a channel cannot be read.
+            UserError: the name is taken, a channel cannot be read, or a job to learn from is not here.
         """
+        for parent in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
+            self.describe_tuning(parent["HyperParameterTuningJobName"])
         name = request["HyperParameterTuningJobName"]
         folder = self.folder(name)
         try:

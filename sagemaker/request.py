@@ -204,12 +204,14 @@ def _structure_problems(shape, value, where):
 def _size_problems(shape, size, received, unit, where):
     low, high = shape.metadata.get("min", -math.inf), shape.metadata.get("max", math.inf)
     if not low <= size <= high:
-        allowed = f"in [{low}, {high}]" if high < math.inf else f"at least {low}"
-        yield f"{where}: must be {allowed} {unit}".rstrip() + f", received {received}"
+        allowed = f"be at least {low}" if high == math.inf else f"have {low} to {high} {unit}" if unit else \
+            f"be in [{low}, {high}]"
+        yield f"{where}: must {allowed}, received {received}"
 
 
 def _string_problems(shape, value, where):
-    yield from _size_problems(shape, len(value), f"{len(value)}: {_short(value)}", "characters", where)
+    wrong_size = list(_size_problems(shape, len(value), f"{len(value)}: {_short(value)}", "characters", where))
+    yield from wrong_size
     if value not in (shape.enum or [value]):
         allowed = ", ".join(shape.enum)
         if len(shape.enum) > 12:
@@ -217,7 +219,7 @@ def _string_problems(shape, value, where):
             allowed = f"{len(shape.enum)} names, the nearest {', '.join(nearest)}"
         yield f"{where}: must be one of {allowed}, received {_short(value)}"
     pattern = shape.metadata.get("pattern")
-    if pattern and not re.fullmatch(_python_pattern(pattern), value):
+    if pattern and not wrong_size and not re.fullmatch(_python_pattern(pattern), value):
         yield f"{where}: must match {pattern}, received {_short(value)}"
 
 
@@ -238,7 +240,7 @@ def _training_problems(request):
     stopping = _mapping(job.get("StoppingCondition"))
     runtime, wait = stopping.get("MaxRuntimeInSeconds"), stopping.get("MaxWaitTimeInSeconds")
     at = _at(request)
-    spot = job.get("EnableManagedSpotTraining")
+    spot = job.get("EnableManagedSpotTraining") is True
     if isinstance(runtime, int) and runtime > _MAX_RUNTIME_SECONDS:
         yield (f"{at}StoppingCondition.MaxRuntimeInSeconds: must be at most {_MAX_RUNTIME_SECONDS} (28 days), "
                f"received {runtime}")
@@ -326,8 +328,12 @@ def _tuning_problems(request, place):
         yield from _range_problems(kind, entry, own_script="sagemaker_program" in static)
     yield from _objective_problems(request, config, static)
     yield from _strategy_problems(config, ranges, static)
-    if place != "aws" and request.get("Autotune"):
-        yield f"Autotune: only SageMaker does it, received {request['Autotune']!r}; remove it or tune --on aws"
+    criteria = _mapping(config.get("TuningJobCompletionCriteria"))
+    for where, value in (
+            ("Autotune", request.get("Autotune")),
+            (f"{at}.TuningJobCompletionCriteria.ConvergenceDetected", criteria.get("ConvergenceDetected"))):
+        if place != "aws" and value:
+            yield f"{where}: only SageMaker does it, received {value!r}; remove it or tune --on aws"
 
 
 def _range_problems(kind, entry, *, own_script):

@@ -8,11 +8,13 @@ import subprocess
 
 import kydb
 import pytest
-import runner
 import yaml
-from launching import launch  # noqa: F401
 
+import runner
+from launching import LAUNCH
 from ml.settings import METRICS, metric_definitions
+
+pytest_plugins = ["launching"]
 
 
 def test_a_job_runs_and_leaves_what_sagemaker_would(launch):
@@ -34,7 +36,7 @@ def test_the_reason_of_a_failure_is_the_last_line_and_the_exit_code_is_not_zero(
     out = launch("train", *launch.stub, "--set", "optimizer=sgd", "--name", "bad", expect=1)
     assert out.rstrip().splitlines()[-1] == "AlgorithmError: sgd is not for me, exit code: 1"
     assert launch.record("bad")["FailureReason"] == "AlgorithmError: sgd is not for me, exit code: 1"
-    assert "sgd is not for me" in launch("status", "bad")
+    assert json.loads(launch("status", "bad", "--json"))["TrainingJobStatus"] == "Failed"
     assert "sgd is not for me" in launch("logs", "bad", expect=1).rstrip().splitlines()[-1]
 
 
@@ -64,14 +66,10 @@ def test_the_real_job_on_the_simulated_market(launch):
     assert model == (launch.runs / "real" / "model" / "sample_market_model.h5").read_bytes()
 
 
-def interrupt(process):
-    process.send_signal(signal.SIGINT)
-
-
 def test_ctrl_c_stops_the_job_cleanly(launch):
     process = launch.start("train", *launch.stub, "--set", "epochs=600", "--env", "STUB_SECONDS=0.05", "--name", "one")
     launch.wait_for(lambda: b"epoch=2/" in (launch.runs / "one" / "job.log").read_bytes())
-    interrupt(process)
+    process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "one: Stopped" in out
@@ -146,11 +144,10 @@ def test_dry_run_prints_a_request_that_can_be_sent(launch):
     assert not launch.runs.exists()
 
 
-def test_account_facts_come_from_flags_environment_and_a_settings_file(launch, tmp_path, monkeypatch):
+def test_account_facts_come_from_flags_environment_and_a_settings_file(launch, tmp_path):
     settings = tmp_path / "settings.yaml"
     settings.write_text("role: arn:aws:iam::999988887777:role/from-file\nbucket: from-file\n")
     environment = dict(os.environ, POSITION_TRAINER_SETTINGS=str(settings), POSITION_TRAINER_BUCKET="from-environment")
-    from launching import LAUNCH
     out = subprocess.run([*LAUNCH, "train", *launch.stub, "--dry-run", "--image", "from-flag"], env=environment,
                          capture_output=True, text=True, check=True).stdout
     request = yaml.safe_load(out)

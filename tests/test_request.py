@@ -1,0 +1,247 @@
+"""Requests: what is sent, and that every wrong one is told before AWS hears of it."""
+
+import copy
+from pathlib import Path
+
+import botocore.session
+import botocore.validate
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import request as requests
+from launch import main
+from ml.settings import metric_definitions
+
+FOLDER = Path(__file__).resolve().parents[1] / "sagemaker"
+IMAGE = "999988887777.dkr.ecr.eu-west-1.amazonaws.com/position-trainer:1"
+ACCOUNT = ["--role", "arn:aws:iam::999988887777:role/trainer", "--bucket", "prices", "--region", "eu-west-1",
+           "--image", IMAGE]
+
+
+@pytest.fixture
+def training():
+    request = requests.read_request(FOLDER / "training_job.yaml")
+    request["HyperParameters"]["prices_db"] = "s3://prices"
+    return request
+
+
+@pytest.fixture
+def tuning():
+    request = requests.read_request(FOLDER / "tuning_job.yaml")
+    request["TrainingJobDefinition"]["StaticHyperParameters"]["prices_db"] = "s3://prices"
+    return request
+
+
+def put(request, path, value):
+    """Sets a value by a path such as ResourceConfig.InstanceType."""
+    *parents, last = path.split(".")
+    for name in parents:
+        request = request.setdefault(name, {}) if isinstance(request, dict) else request[int(name)]
+    if isinstance(request, list):
+        request.append(value)
+    else:
+        request[last] = value
+
+
+def problems(request, place="local"):
+    with pytest.raises(requests.WrongRequest) as error:
+        requests.check(request, place)
+    return error.value.problems
+
+
+@pytest.mark.parametrize("name", ["training_job.yaml", "tuning_job.yaml"])
+def test_the_files_are_valid_as_they_are(name):
+    request = yaml.safe_load((FOLDER / name).read_text())
+    shape = botocore.session.get_session().get_service_model("sagemaker").operation_model(
+        requests.operation_of(request)).input_shape
+    assert not botocore.validate.ParamValidator().validate(request, shape).has_errors()
+    assert list(requests._shape_problems(shape, request, "")) == []
+
+
+def test_the_shipped_requests_pass_where_they_name_prices(training, tuning):
+    requests.check(training, "local")
+    requests.check(tuning, "local")
+
+
+# path, value, and what the one message must name: the key, what was received, what is allowed
+TRAINING_MISTAKES = [
+    ("TrainingJobName", "a_b", ["TrainingJobName", "'a_b'", "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"]),
+    ("TrainingJobName", "x" * 64, ["TrainingJobName", "64", "1 to 63 characters"]),
+    ("ResourceConfig.InstanceType", "ml.g5.xlrge", ["ResourceConfig.InstanceType", "'ml.g5.xlrge'", "ml.g5.xlarge"]),
+    ("ResourceConfig.InstanceCount", "one", ["ResourceConfig.InstanceCount", "'one'", "a whole number"]),
+    ("ResourceConfig.InstanceCount", 2, ["ResourceConfig.InstanceCount", "received 2", "must be 1"]),
+    ("ResourceConfig.KeepAlivePeriodInSeconds", 30000, ["KeepAlivePeriodInSeconds", "30000", "[0, 21600]"]),
+    ("ResourceConfig.InstanceTyp", "ml.g5.xlarge", ["InstanceTyp", "'ml.g5.xlarge'", "did you mean InstanceType?"]),
+    ("StoppingCondition.MaxRuntimeInSeconds", 3_000_000, ["MaxRuntimeInSeconds", "3000000", "2419200"]),
+    ("StoppingCondition.MaxWaitTimeInSeconds", 90000, ["MaxWaitTimeInSeconds", "90000", "only spot"]),
+    ("EnableManagedSpotTraining", True, ["MaxWaitTimeInSeconds", "missing", "at least"]),
+    ("EnableManagedSpotTraining", "yes", ["EnableManagedSpotTraining", "'yes'", "true or false"]),
+    ("RoleArn", "arn:aws:iam::1:role/trainer", ["RoleArn", "'arn:aws:iam::1:role/trainer'", "must match arn:aws"]),
+    ("AlgorithmSpecification.TrainingInputMode", "Fast", ["TrainingInputMode", "'Fast'", "FastFile"]),
+    ("AlgorithmSpecification.TrainingImage", "i" * 300, ["TrainingImage", "300", "0 to 255"]),
+    ("RetryStrategy.MaximumRetryAttempts", 31, ["MaximumRetryAttempts", "31", "[1, 30]"]),
+    ("VpcConfig", {"Subnets": ["subnet-1"]}, ["VpcConfig.SecurityGroupIds", "missing", "required"]),
+    ("Environment", {"A": "x" * 600}, ["Environment.A", "600", "0 to 512"]),
+    ("Tags", [{"Key": "a", "Value": "1"}] * 51, ["Tags", "51 entries", "0 to 50"]),
+    ("HyperParameters.dropuot", "0.1", ["HyperParameters", "dropuot", "did you mean dropout?"]),
+    ("HyperParameters.dropout", "1", ["dropout", "'1'", "[0, 1)"]),
+    ("HyperParameters.epochs", "many", ["epochs", "'many'", "a whole number"]),
+    ("HyperParameters.optimizer", "lion", ["optimizer", "'lion'", "adam, adamw"]),
+    ("EnableNetworkIsolation", True, ["HyperParameters.prices_db", "'s3://prices'", "EnableNetworkIsolation"]),
+    ("HyperParameters.prices_db", "", ["InputDataConfig", "no channel", "'train'"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "named"), TRAINING_MISTAKES, ids=lambda value: str(value)[:40])
+def test_a_wrong_training_job_is_told(training, path, value, named):
+    put(training, path, value)
+    found = problems(training)
+    assert len(found) == 1
+    for part in named:
+        assert part in found[0]
+
+
+CONFIG = "HyperParameterTuningJobConfig"
+RANGES = f"{CONFIG}.ParameterRanges"
+TUNING_MISTAKES = [
+    ("HyperParameterTuningJobName", "x" * 33, ["HyperParameterTuningJobName", "33", "1 to 32"]),
+    (f"{CONFIG}.Strategy", "Grid", ["Strategy", "lookback", "CategoricalParameterRanges only"]),
+    (f"{CONFIG}.Strategy", "Bayes", ["Strategy", "'Bayes'", "Bayesian, Random, Hyperband, Grid"]),
+    (f"{CONFIG}.ResourceLimits.MaxParallelTrainingJobs", 9, ["MaxParallelTrainingJobs", "9", "(8)"]),
+    (f"{CONFIG}.ResourceLimits.MaxRuntimeInSeconds", 60, ["MaxRuntimeInSeconds", "60", "[120, 15768000]"]),
+    (f"{CONFIG}.HyperParameterTuningJobObjective.MetricName", "auc", ["MetricName", "'auc'", "best_val_accuracy"]),
+    (f"{CONFIG}.HyperParameterTuningJobObjective.Type", "Minimize", ["Type", "'Minimize'", "Maximize"]),
+    (f"{RANGES}.IntegerParameterRanges.+", {"Name": "layers", "MinValue": "4", "MaxValue": "2"},
+     ["layers", "4 and 2", "MinValue must be below MaxValue"]),
+    (f"{RANGES}.IntegerParameterRanges.+", {"Name": "dropout2", "MinValue": "1", "MaxValue": "2"},
+     ["dropout2", "did you mean dropout?"]),
+    (f"{RANGES}.IntegerParameterRanges.+", {"Name": "horizon", "MinValue": "3", "MaxValue": "9"},
+     ["horizon", "tunable are"]),
+    (f"{RANGES}.ContinuousParameterRanges.+", {"Name": "layers", "MinValue": "1", "MaxValue": "4"},
+     ["layers", "IntegerParameterRanges", "ContinuousParameterRanges"]),
+    (f"{RANGES}.IntegerParameterRanges.+", {"Name": "seed", "MinValue": "0", "MaxValue": "9",
+                                            "ScalingType": "Logarithmic"}, ["seed", "received 0", "above 0"]),
+    (f"{RANGES}.IntegerParameterRanges.+", {"Name": "seed", "MinValue": "0", "MaxValue": "9",
+                                            "ScalingType": "ReverseLogarithmic"}, ["seed", "0 to 9", "[0, 1)"]),
+    (f"{RANGES}.CategoricalParameterRanges", [{"Name": "optimizer", "Values": ["adam", "lion"]}],
+     ["optimizer", "'lion'", "adam, adamw"]),
+    (f"{RANGES}.CategoricalParameterRanges", [{"Name": "seed", "Values": [str(n + 1) for n in range(31)]}],
+     ["Values", "31 entries", "1 to 30"]),
+    ("TrainingJobDefinition.StaticHyperParameters.dropout", "0.1", ["dropout", "'0.1'", "tuned as well"]),
+    ("TrainingJobDefinition.StaticHyperParameters.validation_fraction", "0",
+     ["MetricName", "'best_val_accuracy'", "validation_fraction=0"]),
+    (f"{CONFIG}.TuningJobCompletionCriteria", {"ConvergenceDetected": {"CompleteOnConvergence": "Enabled"}},
+     ["ConvergenceDetected", "only SageMaker"]),
+    ("TrainingJobDefinition.TensorBoardOutputConfig", {}, ["TensorBoardOutputConfig", "unknown key"]),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "named"), TUNING_MISTAKES, ids=lambda value: str(value)[:40])
+def test_a_wrong_tuning_job_is_told(tuning, path, value, named):
+    put(tuning, path, value)
+    found = problems(tuning)
+    assert len(found) == 1
+    for part in named:
+        assert part in found[0]
+
+
+def test_hyperbands_rules(tuning):
+    config, job = tuning[CONFIG], tuning["TrainingJobDefinition"]
+    config["Strategy"] = "Hyperband"
+    del job["StaticHyperParameters"]["epochs"]
+    found = "\n".join(problems(tuning))
+    assert "TrainingJobEarlyStoppingType: must be Off with Hyperband" in found
+    assert "MaxResource: missing" in found
+    config["TrainingJobEarlyStoppingType"] = "Off"
+    config["StrategyConfig"] = {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}
+    requests.check(tuning, "local")
+
+
+def test_all_problems_are_told_at_once(training):
+    for path, value, _ in TRAINING_MISTAKES[:1] + TRAINING_MISTAKES[2:3] + TRAINING_MISTAKES[-5:-3]:
+        put(training, path, value)
+    assert len(problems(training)) == 4
+
+
+def test_the_users_own_script_takes_what_it_likes(training):
+    training["HyperParameters"] |= {"sagemaker_program": "mine.py", "anything": "goes"}
+    requests.check(training, "local")
+
+
+def test_placeholders_are_for_this_machine_only(training):
+    requests.check(copy.deepcopy(training), "docker")
+    found = problems(training, "aws")
+    assert [problem.split(":")[0] for problem in found] == [
+        "RoleArn", "AlgorithmSpecification.TrainingImage", "OutputDataConfig.S3OutputPath"]
+
+
+def test_scalars_become_the_text_that_sagemaker_takes(tmp_path):
+    (tmp_path / "request.yaml").write_text(
+        "HyperParameters: {epochs: 3, dropout: 0.5, tensorboard: no, start_date: 2020-01-01, model_db: }\n")
+    assert requests.read_request(tmp_path / "request.yaml")["HyperParameters"] == {
+        "epochs": "3", "dropout": "0.5", "tensorboard": "false", "start_date": "2020-01-01", "model_db": ""}
+
+
+def dry_run(command, *arguments):
+    result = CliRunner().invoke(main, [command, "--dry-run", *arguments])
+    assert result.exit_code == 0, result.output
+    return yaml.safe_load(result.stdout)
+
+
+def test_every_override_lands_where_sagemaker_wants_it():
+    request = dry_run(
+        "train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", "s3://prices/history/", "--set", "epochs=3",
+        "--instance-type", "ml.m5.xlarge", "--volume-size", "50", "--spot", "--max-runtime", "3600",
+        "--subnet", "subnet-1", "--security-group", "sg-1", "--kms-key", "key", "--env", "A=1", "--tag", "team=fx",
+        "--network-isolation", "--channel", "more=s3://prices/more/")
+    assert request["TrainingJobName"] == "one"
+    assert request["RoleArn"] == "arn:aws:iam::999988887777:role/trainer"
+    assert request["AlgorithmSpecification"]["TrainingImage"] == IMAGE
+    assert request["AlgorithmSpecification"]["MetricDefinitions"] == metric_definitions()
+    assert request["HyperParameters"]["epochs"] == "3"
+    assert requests.channels_of(request) == {"train": "s3://prices/history/", "more": "s3://prices/more/"}
+    assert request["OutputDataConfig"] == {"S3OutputPath": "s3://prices/position-trainer/jobs", "KmsKeyId": "key"}
+    assert request["ResourceConfig"] == {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 50,
+                                         "VolumeKmsKeyId": "key"}
+    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+    assert request["CheckpointConfig"] == {"S3Uri": "s3://prices/position-trainer/checkpoints"}
+    assert request["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert request["Environment"] == {"A": "1"}
+    assert request["Tags"] == [{"Key": "team", "Value": "fx"}]
+    assert request["EnableManagedSpotTraining"] is request["EnableNetworkIsolation"] is True
+
+
+def test_set_takes_a_hyperparameter_out_of_the_ranges():
+    request = dry_run("tune", "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/", "--set", "dropout=0.1",
+                      "--max-jobs", "20", "--max-parallel", "4", "--strategy", "Random")
+    assert request["TrainingJobDefinition"]["StaticHyperParameters"]["dropout"] == "0.1"
+    assert [entry["Name"] for _, entry in requests.ranges_of(request)] == ["lookback", "nodes", "learning_rate"]
+    assert request[CONFIG]["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 20, "MaxParallelTrainingJobs": 4}
+
+
+def test_trials_do_not_publish():
+    request = dry_run("tune", "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/", "--set", "model_db=s3://m")
+    assert "model_db" not in request["TrainingJobDefinition"]["StaticHyperParameters"]
+
+
+def test_files_on_this_machine_are_sent_from_s3(tmp_path):
+    (tmp_path / "prices.csv").write_text("dt,mid\n")
+    request = dry_run("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", str(tmp_path / "prices.csv"))
+    assert requests.channels_of(request) == {"train": "s3://prices/position-trainer/jobs/one/input/train/"}
+
+
+@pytest.mark.parametrize("arguments", [["--set", "epochs"], ["--on", "moon"], ["--max-runtime", "long"]])
+def test_a_wrong_option_is_told_by_the_command_line(arguments):
+    result = CliRunner().invoke(main, ["train", *arguments])
+    assert result.exit_code == 2
+    assert arguments[1] in result.output
+
+
+def test_no_wrong_request_reaches_aws(monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise AssertionError("AWS was called")
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refuse)
+    result = CliRunner().invoke(main, ["train", "--on", "aws", "--region", "eu-west-1", "--set", "dropuot=1"])
+    assert result.exit_code == 1
+    assert "the request has 5 problems, nothing was started" in result.stderr

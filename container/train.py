@@ -58,7 +58,7 @@ def main() -> None:
         if result.stopped:
             print(f"stopped: the best model so far is in {job.model}, nothing was published", flush=True)
         elif target:
-            metrics["published"] = target.publish(h5_file.read_bytes())
+            metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds)
             write_json(job.model / "metrics.json", metrics)
 
 

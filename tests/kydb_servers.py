@@ -1,6 +1,5 @@
 """Real servers for KYDB on loopback: moto's for S3 and DynamoDB, and a redis-server."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -92,10 +91,3 @@ def kydb_url(request):
 @pytest.fixture
 def files_url(tmp_path):
     return f"files:/{tmp_path}/kydb"
-
-
-def environment_of_a_job(base, **more) -> dict[str, str]:
-    """Environment that starts the toolkit's `train` on a folder as /opt/ml."""
-    container = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "container")
-    return os.environ | {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_TRAINING_MODULE": "train:main",
-                         "PYTHONPATH": container, "SM_STUDIO_LOCAL_MODE": "true"} | more

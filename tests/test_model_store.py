@@ -85,7 +85,7 @@ def test_a_published_model_is_the_files_bytes(h5_bytes, tmp_path):
     url = f"files:/{tmp_path}/kydb"
     target = ModelTarget(url, "/ml/models/btc.h5", "job-1")
     target.check(1000)
-    assert target.publish(h5_bytes)
+    assert target.publish(h5_bytes, patience=0)
     assert kydb.connect(url).read("/ml/models/btc.h5", reload=True) == h5_bytes
     assert kydb.connect(url).ls("/ml/models") == ["btc.h5"], "the probe or a temporary key was left behind"
 

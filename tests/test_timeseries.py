@@ -192,7 +192,10 @@ def test_a_file_is_never_seen_half_written(files_url, tmp_path, monkeypatch):
     time_series(db, KEY).replace(history(100))
     path = next((tmp_path / "kydb/symbols").rglob("FX_BTC_JPY"))
     before = path.read_bytes()
-    monkeypatch.setattr("kydb.impl.files.FileDB.set_raw", lambda db, key, value: (_ for _ in ()).throw(OSError("full")))
+
+    def full(db, key, value):
+        raise OSError("full")
+    monkeypatch.setattr("kydb.impl.files.FileDB.set_raw", full)
     with pytest.raises(OSError, match="full"):
         db[KEY] = db[KEY]
     assert path.read_bytes() == before
@@ -238,7 +241,7 @@ def test_any_object_with_a_curve_serves(files_url, tmp_path, monkeypatch):
         "import kydb, pandas as pd\n"
         "class AthenaCurve(kydb.DbObj):\n"
         "    def curve(self, start, end):\n"
-        "        return pd.DataFrame({'dt': pd.date_range('2020-01-01', periods=5, freq='min'), 'mid': 1.0, 'x': 'y'})\n")
+        "        return pd.DataFrame({'dt': pd.date_range('2020', periods=5, freq='min'), 'mid': 1.0, 'x': 'y'})\n")
     monkeypatch.syspath_prepend(tmp_path)
     db = kydb.connect(files_url)
     db.upload_objdb_config({"AthenaCurve": {"module_path": "athena", "class_name": "AthenaCurve"}})

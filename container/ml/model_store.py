@@ -148,8 +148,8 @@ class ModelTarget:
         with contextlib.suppress(Exception):  # may write but not delete: a few bytes stay, nothing is wrong
             db.delete(probe)
 
-    def publish(self, content: bytes) -> bool:
-        """Puts the bytes of an .h5 file under the key, reads them back and compares.
+    def publish(self, content: bytes, patience: float) -> bool:
+        """Puts the bytes of an .h5 file under the key; tries for `patience` seconds.
 
         A database that keeps refusing is no reason to lose the job: the model is in model/, and
         `launch.py publish` finishes the work later.
@@ -158,7 +158,7 @@ class ModelTarget:
             Whether the model is published.
         """
         try:
-            publish(self._url, self._key, content)
+            publish(self._url, self._key, content, patience)
         except Exception as error:
             print(f"NOT PUBLISHED: {error}; the model is kept in model/, publish it with: "
                   f"launch.py publish {self._job_name}", flush=True)
@@ -167,26 +167,31 @@ class ModelTarget:
         return True
 
 
-# A minute of patience: a model that took hours is worth waiting for a database that restarts.
-@tenacity.retry(wait=tenacity.wait_exponential_jitter(initial=1, max=20), stop=tenacity.stop_after_delay(60),
-                reraise=True)
-def _publish(url: str, key: str, content: bytes) -> None:
-    db = kydb.connect(url)
-    write_files_whole(db)
-    db[key] = content
-    if db.read(key, reload=True) != content:
-        raise OSError("the model read back is not the model written")
+def publish(url: str, key: str, content: bytes, patience: float = 60) -> None:
+    """Puts the bytes of an .h5 file under a KYDB key, reads them back and compares.
 
-
-def publish(url: str, key: str, content: bytes) -> None:
-    """Puts the bytes of an .h5 file under a KYDB key, reads them back and compares; tries for a minute.
+    Args:
+        url: KYDB URL.
+        key: the model's key.
+        content: the file's bytes.
+        patience: seconds to keep trying: a model that took hours is worth waiting for a database that restarts.
 
     Raises:
         UserError: they are not an HDF5 file, or KYDB keeps refusing.
     """
     if not content.startswith(_HDF5_MAGIC):
         raise UserError(f"what should be published to {redacted(url)} {key} is not an HDF5 file")
+    attempts = tenacity.Retrying(
+        wait=tenacity.wait_exponential_jitter(initial=1, max=20), stop=tenacity.stop_after_delay(patience), reraise=True)
     try:
-        _publish(url, key, content)
+        attempts(_write_and_compare, url, key, content)
     except Exception as error:
         raise UserError(f"publishing to {redacted(url)} {key} failed: {one_line(error)}") from error
+
+
+def _write_and_compare(url: str, key: str, content: bytes) -> None:
+    db = kydb.connect(url)
+    write_files_whole(db)
+    db[key] = content
+    if db.read(key, reload=True) != content:
+        raise OSError("the model read back is not the model written")

@@ -122,6 +122,9 @@ class Settings:
     checkpoint_seconds: int = _setting(
         60, "seconds between checkpoints, where the job has a checkpoints folder", interval="[1, 86400]"
     )
+    publish_seconds: int = _setting(
+        60, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]"
+    )
     tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard")
     allow_cpu: bool = _setting(False, "train on the CPU of an instance whose GPU TensorFlow cannot use")
 

@@ -28,6 +28,7 @@ from runner import FINAL, LOG, RECORD, is_locked, metrics_in, now, read_record, 
 _HERE = Path(__file__).resolve().parent
 _CONTAINER = _HERE.parent / "container"
 _POLL_SECONDS = 0.2
+_EXIT_SECONDS = 10
 
 # What DescribeTrainingJob repeats of its request.
 _DESCRIBED = ("HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
@@ -212,7 +213,10 @@ class LocalPlace:
             UserError: there is none, it runs, or it is complete.
         """
         record = self.describe_tuning(name)
-        lock = take_lock(self.folder(name))
+        deadline = time.monotonic() + _EXIT_SECONDS
+        while (lock := take_lock(self.folder(name))) is None and record["HyperParameterTuningJobStatus"] in FINAL \
+                and time.monotonic() < deadline:  # it has written its last word and is about to exit
+            time.sleep(_POLL_SECONDS)
         if lock is None:
             raise UserError(f"the tuning job {name} is running; `logs {name}` follows it")
         if record["HyperParameterTuningJobStatus"] == "Completed":

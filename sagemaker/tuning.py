@@ -31,6 +31,7 @@ from runner import FINAL, now, read_record, write_record
 
 _POLL_SECONDS = 0.2
 _SAVE_SECONDS = 5  # how much of MaxRuntimeInSeconds a kill can make it forget
+_PICTURE_SECONDS = 10  # between two drawings of the leaderboard's page, which takes half a second
 _MEDIAN_OF = 3  # jobs that the median rule needs to compare with
 _FAILURES = 3  # that many at the start, with no success, and the request is at fault
 _RESTARTS = 3  # of one trial whose process vanishes
@@ -57,7 +58,7 @@ class MedianRule(optuna.pruners.BasePruner):
         return value < median if study.direction == optuna.study.StudyDirection.MAXIMIZE else value > median
 
 
-class _Range:
+class TunedRange:
     """A tuned hyperparameter: between SageMaker's text and Optuna's number."""
 
     def __init__(self, kind: str, entry: dict[str, Any]):
@@ -112,7 +113,7 @@ class Search:
                                             self._record["DockerNetwork"])
         self._config = self._record["HyperParameterTuningJobConfig"]
         self._static = self._record["TrainingJobDefinition"].get("StaticHyperParameters", {})
-        self._ranges = [_Range(kind, entry) for kind, entry in ranges_of(self._record)]
+        self._ranges = [TunedRange(kind, entry) for kind, entry in ranges_of(self._record)]
         self._metric, self._maximize = objective_of(self._record)
         limits = self._config["ResourceLimits"]
         self._grid = list(itertools.product(*(range_.distribution.choices for range_ in self._ranges))) \
@@ -140,7 +141,7 @@ class Search:
         used, resumed = self._record.get("SecondsUsed", 0), time.monotonic()
         for trial in running.values():
             self._continue(trial)
-        because, stopping, saved = "", False, resumed
+        because, stopping, saved, pictured = "", False, resumed, -math.inf
         while True:
             ended = [number for number, trial in running.items() if self._watch(trial)]
             for number in ended:
@@ -148,7 +149,8 @@ class Search:
             seconds = used + time.monotonic() - resumed
             because = because or self._over(seconds)
             while not because and len(running) < self._parallel and self._asked() < self._most:
-                trial = self._study_for_next().ask()
+                self._use_sampler_of(self._asked())
+                trial = self._study.ask()
                 running[trial.number] = trial
                 self._start(trial)
             if because and not stopping:
@@ -159,7 +161,10 @@ class Search:
             if ended or time.monotonic() - saved > _SAVE_SECONDS:
                 saved = time.monotonic()
                 self._record["SecondsUsed"] = seconds
-                self._save(pictures=bool(ended))
+                trials = self._save()
+                if ended and saved - pictured > _PICTURE_SECONDS:
+                    pictured = saved
+                    leaderboard.write_files(self._folder, self._record, trials)
             if not running and (because or self._asked() >= self._most):
                 break
             time.sleep(_POLL_SECONDS)
@@ -175,9 +180,8 @@ class Search:
         early = self._config.get("TrainingJobEarlyStoppingType", "Off") == "Auto"
         return MedianRule() if early else optuna.pruners.NopPruner()
 
-    def _study_for_next(self) -> optuna.Study:
-        """The study with a sampler that depends on the seed and the next trial's number alone."""
-        number = self._asked()
+    def _use_sampler_of(self, number: int) -> None:
+        """Gives the study a sampler that depends on the seed and the number of a trial, from 0, alone."""
         seed = int(np.random.SeedSequence([self._record["RandomSeed"], number]).generate_state(1)[0])
         if self._grid:
             point = {range_.name: value for range_, value in zip(self._ranges, self._grid[number], strict=True)}
@@ -188,7 +192,6 @@ class Search:
             self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=starts, seed=seed)
         else:
             self._study.sampler = optuna.samplers.RandomSampler(seed)
-        return self._study
 
     def _asked(self) -> int:
         """Trials drawn so far."""
@@ -250,6 +253,7 @@ class Search:
         return f"{self._name}-{number - self._warm_trials + 1:03d}"
 
     def _start(self, trial: Trial) -> None:
+        self._use_sampler_of(trial.number - self._warm_trials)  # a killed search may have drawn it in part
         tuned = {range_.name: range_.suggest(trial) for range_ in self._ranges}
         definition = training_part(self._record)
         parameters = self._static | tuned | {"_tuning_objective_metric": self._metric}
@@ -328,7 +332,7 @@ class Search:
     def _log(self, text: str) -> None:
         print(f"{now()} {text}", flush=True)
 
-    def _save(self, *, pictures: bool = False) -> list[dict[str, Any]]:
+    def _save(self) -> list[dict[str, Any]]:
         trials = self._place.trials(self._name)
         statuses = [trial["TrainingJobStatus"] for trial in trials]
         self._record["TrainingJobStatusCounters"] = {
@@ -337,24 +341,23 @@ class Search:
         if best := leaderboard.best_of(trials, maximize=self._maximize):
             self._record["BestTrainingJob"] = best
         write_record(self._folder / TUNING_RECORD, self._record)
-        if pictures:
-            leaderboard.write_files(self._folder, self._record, trials)
         return trials
 
     def _end(self, because: str) -> None:
         failed = because == "failures" or not any(
             trial.value is not None for trial in self._study.get_trials(deepcopy=False))
         status = "Stopped" if self._stop_asked else "Failed" if failed else "Completed"
-        self._record |= {"HyperParameterTuningJobStatus": status, "HyperParameterTuningEndTime": now()}
-        trials = self._save(pictures=True)
+        trials = self._place.trials(self._name)
         if status == "Failed":
             reasons = [trial["FailureReason"] for trial in trials if "FailureReason" in trial]
             self._record["FailureReason"] = f"All training jobs failed; the last: {reasons[-1]}" if reasons else \
                 f"No training job printed {self._metric}"
         elif because:
             self._record["CompletionReason"] = because
-        write_record(self._folder / TUNING_RECORD, self._record)
+        self._record |= {"HyperParameterTuningJobStatus": status, "HyperParameterTuningEndTime": now()}
+        leaderboard.write_files(self._folder, self._record, trials)
         self._log(f"{self._name} {status}")
+        self._save()  # last, since whoever waits reads the rest after it
 
 
 if __name__ == "__main__":

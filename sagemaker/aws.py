@@ -1,4 +1,5 @@
 """The place called aws: SageMaker itself, its logs in CloudWatch, its results in S3, images in ECR."""
+# ruff: noqa: S603, S607  # commands are lists of the launcher's own making; no shell reads them
 
 import base64
 import subprocess
@@ -15,7 +16,7 @@ import botocore.config
 import botocore.exceptions
 
 from ml.errors import UserError
-from request import training_part
+from request import s3_sources, training_part
 from runner import FINAL
 
 _LOG_GROUP = "/aws/sagemaker/TrainingJobs"
@@ -30,11 +31,10 @@ def channels_in_s3(request: dict[str, Any], name: str) -> dict[str, str]:
         What is to be uploaded: the file or folder on this machine to its S3 URI.
     """
     uploads = {}
-    job = training_part(request)
-    for channel in job.get("InputDataConfig", []):
-        source = channel["DataSource"]["S3DataSource"]
+    results = training_part(request)["OutputDataConfig"].get("S3OutputPath", "").rstrip("/")
+    for channel, source in s3_sources(request).items():
         if source["S3Uri"].startswith("file://"):
-            uri = f"{job['OutputDataConfig'].get('S3OutputPath', '')}/{name}/input/{channel['ChannelName']}/"
+            uri = f"{results}/{name}/input/{channel}/"
             uploads[source["S3Uri"].removeprefix("file://")] = uri
             source["S3Uri"] = uri
     return uploads

@@ -88,7 +88,8 @@ _request_options = _options(
                                                   "s3://...; short for --channel train=PATH."),
     click.option("--channel", "channels", multiple=True, callback=_pairs, metavar="NAME=PATH",
                  help="A channel: a file, a folder or s3://.... Repeatable."),
-    click.option("--sample-rows", type=click.IntRange(min=1000), default=None, hidden=True),
+    click.option("--sample-rows", type=click.IntRange(min=1000), metavar="MINUTES",
+                 help="Length of the simulated market, where no prices are named.  [default: 100000; tune: 30000]"),
     # The account's
     click.option("--role", envvar="POSITION_TRAINER_ROLE", help="ARN of the role that the job runs as."),
     click.option("--image", envvar="POSITION_TRAINER_IMAGE", help="URI of the image."),

@@ -4,13 +4,14 @@ A place starts a job from a request, describes it in the words of DescribeTraini
 it and collects what it left. `aws.AwsPlace` does the same for SageMaker. Here a job is a folder under the
 runs folder, laid out like /opt/ml, with its record and log beside that; a `runner` process owns it.
 """
+# ruff: noqa: S603, S607  # commands are lists of the launcher's own making; no shell reads them
 
 import contextlib
 import json
 import math
 import os
+import random
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 
 import inputs
 from ml.errors import UserError
-from request import channels_of, objective_of, ranges_of, training_part
+from request import objective_of, ranges_of, s3_sources
 from runner import FINAL, LOG, RECORD, is_locked, metrics_in, now, read_record, take_lock, write_record
 
 _HERE = Path(__file__).resolve().parent
@@ -70,8 +71,9 @@ class LocalPlace:
         except FileExistsError:
             raise UserError(f"there is a job {name} already, in {folder}; choose another --name") from None
         try:
-            for channel, uri in channels_of(request).items():
-                inputs.bring_channel(uri, folder / "input" / "data" / channel)
+            command, secrets = self._command(folder, request, cores), self._secrets(request)
+            for channel, source in s3_sources(request).items():
+                inputs.bring_channel(source["S3Uri"], folder / "input" / "data" / channel)
         except UserError:
             shutil.rmtree(folder)
             raise
@@ -79,9 +81,9 @@ class LocalPlace:
         lock = take_lock(folder)
         record = {"TrainingJobName": name, "TrainingJobStatus": "InProgress", "SecondaryStatus": "Starting",
                   "CreationTime": now(), **{key: request[key] for key in _DESCRIBED if key in request},
-                  "Place": self.name, "Cores": list(cores), **self._command(folder, request, cores)}
+                  "Place": self.name, "Cores": list(cores), **command}
         write_record(folder / RECORD, record)
-        _spawn("runner.py", folder, lock, folder / LOG, self._secrets(request))
+        _spawn("runner.py", folder, lock, folder / LOG, secrets)
         return name
 
     def folder(self, name: str) -> Path:
@@ -193,13 +195,12 @@ class LocalPlace:
         except FileExistsError:
             raise UserError(f"there is a job {name} already, in {folder}; choose another --name, or go on with "
                             f"it by tune --resume {name}") from None
-        for channel in training_part(request).get("InputDataConfig", []):  # once, and not in every trial
-            source = channel["DataSource"]["S3DataSource"]
+        for channel, source in s3_sources(request).items():  # downloaded once, and not in every trial
             if source["S3Uri"].startswith("s3://"):
-                kept = folder / "input" / channel["ChannelName"]
+                kept = folder / "input" / channel
                 inputs.bring_channel(source["S3Uri"], kept)
                 source["S3Uri"] = kept.as_uri()
-        seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", secrets.randbelow(2**31))
+        seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", random.SystemRandom().randrange(2**31))
         record = {**request, "HyperParameterTuningJobStatus": "InProgress", "CreationTime": now(),
                   "Place": self.name, "RandomSeed": seed, **ours}
         write_record(folder / TUNING_RECORD, record)
@@ -303,7 +304,7 @@ class LocalPlace:
         config = {
             "hyperparameters": request.get("HyperParameters", {}),
             "inputdataconfig": {channel: {"TrainingInputMode": mode, "S3DistributionType": "FullyReplicated",
-                                          "RecordWrapperType": "None"} for channel in channels_of(request)},
+                                          "RecordWrapperType": "None"} for channel in s3_sources(request)},
             # Not the request's instance: the job would look for its GPU.
             "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0",
                                "current_instance_type": "local"},

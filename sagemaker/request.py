@@ -27,6 +27,10 @@ TUNING = "CreateHyperParameterTuningJob"
 # What the YAML files ship with: it passes AWS's patterns, and it is nobody's account.
 PLACEHOLDER_ACCOUNT = "111122223333"
 
+# The parts of a training job that options are written into.
+_MAPPINGS = ("HyperParameters", "StaticHyperParameters", "Environment", "AlgorithmSpecification", "ResourceConfig",
+             "StoppingCondition", "OutputDataConfig")
+
 _MAX_RUNTIME_SECONDS = 28 * 24 * 3600
 _MAX_HYPERPARAMETERS = 100
 _MAX_RANGES = 30
@@ -56,8 +60,11 @@ def read_request(path: Path) -> dict[str, Any]:
         raise UserError(f"the request {path} must be a mapping such as sagemaker/training_job.yaml, "
                         f"received {type(request).__name__}")
     job = training_part(request)
+    for name in _MAPPINGS:
+        if not isinstance(job.get(name, {}), dict):
+            raise UserError(f"the request {path}: {_at(request)}{name} must be a mapping, received {_short(job[name])}")
     for name in ("HyperParameters", "StaticHyperParameters", "Environment"):
-        if isinstance(job.get(name), dict):
+        if name in job:
             job[name] = {str(key): as_text(value) for key, value in job[name].items()}
     return request
 
@@ -114,6 +121,8 @@ def check(request: dict[str, Any], place: str) -> None:
     shape = _service_model().operation_model(operation).input_shape
     problems = list(_shape_problems(shape, _with_remote_channels(request), ""))
     problems += _training_problems(request)
+    if place != "aws":
+        problems += _elsewhere_problems(request)
     if operation == TUNING:
         problems += _tuning_problems(request, place)
     if place == "aws":
@@ -136,11 +145,11 @@ def _entries(value: Any) -> list[dict[str, Any]]:
     return [_mapping(entry) for entry in value] if isinstance(value, list) else []
 
 
-def channels_of(request: dict[str, Any]) -> dict[str, str]:
-    """Channel name to where its files are: s3://..., or file:///... for a folder or file on this machine."""
-    return {str(channel.get("ChannelName")): str(_mapping(_mapping(channel.get("DataSource"))
-                                                          .get("S3DataSource")).get("S3Uri"))
-            for channel in _entries(training_part(request).get("InputDataConfig"))}
+def s3_sources(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Channel name to its S3DataSource; S3Uri is file:///... for a file or folder on this machine."""
+    sources = {str(channel.get("ChannelName")): _mapping(_mapping(channel.get("DataSource")).get("S3DataSource"))
+               for channel in _entries(training_part(request).get("InputDataConfig"))}
+    return {name: source for name, source in sources.items() if isinstance(source.get("S3Uri"), str)}
 
 
 def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
             return [replaced(item) for item in value]
         return re.sub("^file:///", "s3://", value) if isinstance(value, str) else value
     part = training_part(request)
-    if not any(uri.startswith("file:///") for uri in channels_of(request).values()):
+    if not any(source["S3Uri"].startswith("file:///") for source in s3_sources(request).values()):
         return request
     part = {**part, "InputDataConfig": replaced(part["InputDataConfig"])}
     return {**request, "TrainingJobDefinition": part} if "TrainingJobDefinition" in request else part
@@ -267,6 +276,15 @@ def _training_problems(request):
     yield from _hyperparameter_problems(request, resources, at)
 
 
+def _elsewhere_problems(request):
+    """What only SageMaker has."""
+    here = s3_sources(request)
+    for entry in _entries(training_part(request).get("InputDataConfig")):
+        if (name := str(entry.get("ChannelName"))) not in here:
+            yield (f"{_at(request)}InputDataConfig.{name}: must be in S3 or on this machine, received "
+                   f"{_short(entry.get('DataSource'))}; other sources exist on aws alone")
+
+
 def _hyperparameter_problems(request, resources, at):
     at_parameters = f"{at}{'StaticHyperParameters' if operation_of(request) == TUNING else 'HyperParameters'}"
     parameters = hyperparameters_of(request)
@@ -280,7 +298,7 @@ def _hyperparameter_problems(request, resources, at):
         yield (f"{at}ResourceConfig.InstanceCount: must be 1, since a job trains on one host, received {count}; "
                "choose an instance with more GPUs")
     channel = values.get("prices_channel", SETTINGS["prices_channel"].default)
-    channels = channels_of(request)
+    channels = [str(entry.get("ChannelName")) for entry in _entries(training_part(request).get("InputDataConfig"))]
     if not values.get("prices_db") and channel not in channels:
         yield (f"{at}InputDataConfig: must have the channel {channel!r} with the price history where "
                f"{at_parameters} has no prices_db, received {', '.join(channels) or 'no channel'}; give --prices FILE, "

@@ -5,6 +5,7 @@ launcher and hears of no Ctrl-C. It holds a lock for as long as anything of the 
 InProgress with the lock free is of a job that died with its machine. Standard library only, since one of
 these sits beside every job.
 """
+# ruff: noqa: S603, S607  # commands are lists of the launcher's own making; no shell reads them
 
 import contextlib
 import fcntl
@@ -95,10 +96,17 @@ class _Run:
         record |= {"SecondaryStatus": "Training", "TrainingStartTime": now(), "RunnerPid": os.getpid()}
         write_record(self._folder / RECORD, record)
         with (self._folder / LOG).open("ab") as log:
-            self._job = subprocess.Popen(
-                record["Command"], cwd=self._folder, env={**os.environ, **record["CommandEnvironment"]},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=[self._lock])
+            try:
+                self._job = subprocess.Popen(
+                    record["Command"], cwd=self._folder, env={**os.environ, **record["CommandEnvironment"]},
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    pass_fds=[self._lock])
+            except OSError as error:
+                write_record(self._folder / RECORD, record | {
+                    "TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "TrainingEndTime": now(),
+                    "FailureReason": f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
+                                     "install requirements.txt beside sagemaker/requirements.txt"})
+                return
         self._end(self._wait())
 
     def _wait(self) -> int:

@@ -343,6 +343,12 @@ class Search:
         write_record(self._folder / TUNING_RECORD, self._record)
         return trials
 
+    def fail(self, error: Exception) -> None:
+        """Ends the search, but not its running trials, for a reason that is none of theirs."""
+        self._record |= {"HyperParameterTuningJobStatus": "Failed", "HyperParameterTuningEndTime": now(),
+                         "FailureReason": f"{type(error).__name__}: {error}; go on by tune --resume {self._name}"}
+        write_record(self._folder / TUNING_RECORD, self._record)
+
     def _end(self, because: str) -> None:
         failed = because == "failures" or not any(
             trial.value is not None for trial in self._study.get_trials(deepcopy=False))
@@ -362,4 +368,9 @@ class Search:
 
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    Search(Path(sys.argv[1])).run()
+    search = Search(Path(sys.argv[1]))
+    try:
+        search.run()
+    except Exception as error:
+        search.fail(error)
+        raise

@@ -109,6 +109,12 @@ def test_a_job_whose_processes_were_killed_is_failed_and_says_so(launch):
     assert "vanished" in record["FailureReason"]
 
 
+def test_a_missing_docker_command_is_told_and_leaves_nothing(launch, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "the docker command is not installed" in launch("train", *launch.stub, "--on", "docker", expect=1)
+    assert list(launch.runs.iterdir()) == []
+
+
 def test_a_name_is_taken_once(launch):
     launch("train", *launch.stub, "--name", "one")
     assert "there is a job one already" in launch("train", *launch.stub, "--name", "one", expect=1)

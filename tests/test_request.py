@@ -183,6 +183,22 @@ def test_scalars_become_the_text_that_sagemaker_takes(tmp_path):
         "epochs": "3", "dropout": "0.5", "tensorboard": "false", "start_date": "2020-01-01", "model_db": ""}
 
 
+@pytest.mark.parametrize("text", ["[]", "a: [", "HyperParameters: [1]", "ResourceConfig: ml.g5.xlarge"])
+def test_a_file_that_is_no_request_is_told(tmp_path, text):
+    (tmp_path / "request.yaml").write_text(text)
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml")])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the request ")
+
+
+def test_a_source_that_only_aws_has_is_told_elsewhere(training):
+    training["InputDataConfig"] = [{"ChannelName": "train", "DataSource": {"FileSystemDataSource": {
+        "FileSystemId": "fs-12345678901", "FileSystemAccessMode": "ro", "FileSystemType": "EFS",
+        "DirectoryPath": "/prices"}}}]
+    assert "InputDataConfig.train: must be in S3 or on this machine" in problems(training)[0]
+    assert not any("InputDataConfig" in problem for problem in problems(training, "aws"))
+
+
 def dry_run(command, *arguments):
     result = CliRunner().invoke(main, [command, "--dry-run", *arguments])
     assert result.exit_code == 0, result.output
@@ -200,7 +216,8 @@ def test_every_override_lands_where_sagemaker_wants_it():
     assert request["AlgorithmSpecification"]["TrainingImage"] == IMAGE
     assert request["AlgorithmSpecification"]["MetricDefinitions"] == metric_definitions()
     assert request["HyperParameters"]["epochs"] == "3"
-    assert requests.channels_of(request) == {"train": "s3://prices/history/", "more": "s3://prices/more/"}
+    assert {name: source["S3Uri"] for name, source in requests.s3_sources(request).items()} == {
+        "train": "s3://prices/history/", "more": "s3://prices/more/"}
     assert request["OutputDataConfig"] == {"S3OutputPath": "s3://prices/position-trainer/jobs", "KmsKeyId": "key"}
     assert request["ResourceConfig"] == {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 50,
                                          "VolumeKmsKeyId": "key"}
@@ -228,7 +245,7 @@ def test_trials_do_not_publish():
 def test_files_on_this_machine_are_sent_from_s3(tmp_path):
     (tmp_path / "prices.csv").write_text("dt,mid\n")
     request = dry_run("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", str(tmp_path / "prices.csv"))
-    assert requests.channels_of(request) == {"train": "s3://prices/position-trainer/jobs/one/input/train/"}
+    assert requests.s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/jobs/one/input/train/"
 
 
 @pytest.mark.parametrize("arguments", [["--set", "epochs"], ["--on", "moon"], ["--max-runtime", "long"]])

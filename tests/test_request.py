@@ -169,6 +169,25 @@ def test_the_users_own_script_takes_what_it_likes(training):
     requests.check(training, "local")
 
 
+def test_what_the_sdks_estimator_sends_is_right():
+    """As recorded of `sagemaker.estimator.Estimator(...).fit({"train": "s3://..."})`, SDK 2.257.7."""
+    results = "s3://prices/position-trainer/jobs"
+    requests.check({
+        "AlgorithmSpecification": {"TrainingInputMode": "File", "TrainingImage": IMAGE,
+                                   "MetricDefinitions": metric_definitions()},
+        "OutputDataConfig": {"S3OutputPath": results},
+        "TrainingJobName": "position-trainer-2026-11-24-14-46-17-719",
+        "StoppingCondition": {"MaxRuntimeInSeconds": 86400},
+        "ResourceConfig": {"VolumeSizeInGB": 30, "InstanceCount": 1, "InstanceType": "ml.g5.xlarge"},
+        "RoleArn": "arn:aws:iam::999988887777:role/trainer",
+        "InputDataConfig": [{"ChannelName": "train", "DataSource": {"S3DataSource": {
+            "S3DataType": "S3Prefix", "S3Uri": "s3://prices/history/", "S3DataDistributionType": "FullyReplicated"}}}],
+        "HyperParameters": {"lookback": "60", "dropout": "0.1", "optimizer": "adam", "tensorboard": "False"},
+        "DebugHookConfig": {"S3OutputPath": results, "CollectionConfigurations": []},
+        "ProfilerConfig": {"S3OutputPath": results, "DisableProfiler": False},
+    }, "aws")
+
+
 def test_placeholders_are_for_this_machine_only(training):
     requests.check(copy.deepcopy(training), "docker")
     found = problems(training, "aws")

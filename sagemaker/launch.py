@@ -37,6 +37,7 @@ from rich.table import Table
 from rich.text import Text
 
 import aws
+import inputs
 import leaderboard
 import prices
 import request as requests
@@ -134,7 +135,7 @@ class _Commands(click.Group):
             err.print(f"the request has {count} problem{'s' * (count > 1)}, nothing was started:", style="bold red")
             for problem in error.problems:
                 err.print(f"  {problem}", markup=False, soft_wrap=True)
-        except (UserError, BotoCoreError, ClientError) as error:
+        except (UserError, BotoCoreError, ClientError, OSError) as error:
             err.print(f"error: {error}", markup=False, soft_wrap=True)
         return context.exit(1)
 
@@ -223,18 +224,16 @@ def _set_channel(job: dict[str, Any], channel: str, path: str) -> None:
     job["InputDataConfig"] = [*others, entry]
 
 
-def _with_sample_market(request: dict[str, Any], runs: Path, rows: int, *, publish: bool) -> None:
+def _with_sample_market(request: dict[str, Any], runs: Path, rows: int) -> None:
     """Points a request that names no prices, for a place on this machine, to a simulated market."""
     parameters = requests.hyperparameters_of(request)
     if "prices_db" in parameters or requests.training_part(request).get("InputDataConfig"):
         return
-    import inputs
-
     url, key = inputs.sample_market(runs, rows)
     err.print(f"no prices were named: a simulated market of {rows:,} minutes stands in ({url} {key})", soft_wrap=True)
     requests.set_hyperparameter(request, "prices_db", url)
     requests.set_hyperparameter(request, "prices_key", key)
-    if publish and "model_db" not in parameters:
+    if "model_db" not in parameters:
         requests.set_hyperparameter(request, "model_db", url)
         parameters.setdefault("model_key", "/ml/models/sample_market_model.h5")
 
@@ -261,7 +260,7 @@ def train(request_file, **options):
     request = _completed(requests.read_request(request_file), options)
     place = _place(options)
     if place.name != "aws":
-        _with_sample_market(request, options["runs"], options["sample_rows"] or 100_000, publish=True)
+        _with_sample_market(request, options["runs"], options["sample_rows"] or 100_000)
     if not _ready(request, place, options):
         return
     name = place.start(request)
@@ -443,7 +442,7 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
                 "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": parent} for parent in parents]}
         request = _completed(request, options)
         if place.name != "aws":
-            _with_sample_market(request, options["runs"], options["sample_rows"] or 30_000, publish=True)
+            _with_sample_market(request, options["runs"], options["sample_rows"] or 30_000)
         model_db = requests.hyperparameters_of(request).pop("model_db", "")
         if not _ready(request, place, options):
             return

@@ -195,11 +195,15 @@ class LocalPlace:
         except FileExistsError:
             raise UserError(f"there is a job {name} already, in {folder}; choose another --name, or go on with "
                             f"it by tune --resume {name}") from None
-        for channel, source in s3_sources(request).items():  # downloaded once, and not in every trial
-            if source["S3Uri"].startswith("s3://"):
-                kept = folder / "input" / channel
-                inputs.bring_channel(source["S3Uri"], kept)
-                source["S3Uri"] = kept.as_uri()
+        try:
+            for channel, source in s3_sources(request).items():  # downloaded once, and not in every trial
+                if source["S3Uri"].startswith("s3://"):
+                    kept = folder / "input" / channel
+                    inputs.bring_channel(source["S3Uri"], kept)
+                    source["S3Uri"] = kept.as_uri()
+        except UserError:
+            shutil.rmtree(folder)
+            raise
         seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", random.SystemRandom().randrange(2**31))
         record = {**request, "HyperParameterTuningJobStatus": "InProgress", "CreationTime": now(),
                   "Place": self.name, "RandomSeed": seed, **ours}

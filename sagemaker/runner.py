@@ -67,10 +67,12 @@ def take_lock(folder: Path) -> int | None:
 
 def is_locked(folder: Path) -> bool:
     """Whether something of the job in the folder runs."""
-    descriptor = take_lock(folder)
-    if descriptor is not None:
-        os.close(descriptor)
-    return descriptor is None
+    with (folder / _LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
+        except BlockingIOError:
+            return True
+        return False
 
 
 def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[float]]:

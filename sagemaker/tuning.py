@@ -3,7 +3,7 @@
 `python tuning.py FOLDER LOCK` owns one tuning job, in a session of its own. Everything it knows is on disk
 before it is acted on: Optuna's study in SQLite, the jobs in their folders. Killed at any moment and started
 again, it adopts the jobs that still run, runs again under the same number those that died, and draws the
-same points as if nothing had happened, since the sampler is seeded with (RandomSeed, trial number).
+same points as if nothing had happened, since a draw is seeded with (RandomSeed, trial, hyperparameter).
 """
 
 import itertools
@@ -149,7 +149,6 @@ class Search:
             seconds = used + time.monotonic() - resumed
             because = because or self._over(seconds)
             while not because and len(running) < self._parallel and self._asked() < self._most:
-                self._use_sampler_of(self._asked())
                 trial = self._study.ask()
                 running[trial.number] = trial
                 self._start(trial)
@@ -180,18 +179,20 @@ class Search:
         early = self._config.get("TrainingJobEarlyStoppingType", "Off") == "Auto"
         return MedianRule() if early else optuna.pruners.NopPruner()
 
-    def _use_sampler_of(self, number: int) -> None:
-        """Gives the study a sampler that depends on the seed and the number of a trial, from 0, alone."""
-        seed = int(np.random.SeedSequence([self._record["RandomSeed"], number]).generate_state(1)[0])
+    def _sampler_of(self, number: int, index: int) -> optuna.samplers.BaseSampler:
+        """What draws a trial's hyperparameter, both counted from 0, whatever was drawn before it.
+
+        A search that is killed in the middle of a point so draws the rest as it would have.
+        """
+        seed = int(np.random.SeedSequence([self._record["RandomSeed"], number, index]).generate_state(1)[0])
         if self._grid:
             point = {range_.name: value for range_, value in zip(self._ranges, self._grid[number], strict=True)}
-            self._study.sampler = optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
-        elif self._config["Strategy"] == "Bayesian":
+            return optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
+        if self._config["Strategy"] == "Bayesian":
             # A search of 8 must not spend them all on random starts.
             starts = min(10, max(3, self._most // 3))
-            self._study.sampler = optuna.samplers.TPESampler(n_startup_trials=starts, seed=seed)
-        else:
-            self._study.sampler = optuna.samplers.RandomSampler(seed)
+            return optuna.samplers.TPESampler(n_startup_trials=starts, seed=seed)
+        return optuna.samplers.RandomSampler(seed)
 
     def _asked(self) -> int:
         """Trials drawn so far."""
@@ -253,8 +254,10 @@ class Search:
         return f"{self._name}-{number - self._warm_trials + 1:03d}"
 
     def _start(self, trial: Trial) -> None:
-        self._use_sampler_of(trial.number - self._warm_trials)  # a killed search may have drawn it in part
-        tuned = {range_.name: range_.suggest(trial) for range_ in self._ranges}
+        tuned = {}
+        for index, range_ in enumerate(self._ranges):
+            self._study.sampler = self._sampler_of(trial.number - self._warm_trials, index)
+            tuned[range_.name] = range_.suggest(trial)
         definition = training_part(self._record)
         parameters = self._static | tuned | {"_tuning_objective_metric": self._metric}
         if self._config["Strategy"] == "Hyperband" and "epochs" not in parameters:

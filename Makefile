@@ -2,11 +2,16 @@
 
 PYTHON ?= python3.11
 VENV := .venv
+IMAGE ?= position-trainer
+ACCELERATOR ?= cpu
+# Where there is a stand-in for the official base image with this machine's registry settings, it is used.
+LOCAL_BASE := python-local:3.11-slim-bookworm
+BASE = $(shell docker image inspect $(LOCAL_BASE) >/dev/null 2>&1 && echo --network host --build-arg BASE_IMAGE=$(LOCAL_BASE))
 BIN := $(VENV)/bin
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe \
 	--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help setup train tune test lint bench image requirements clean
+.PHONY: help setup train tune test lint bench image licences requirements clean
 
 help:  ## what there is to make
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,11 +40,23 @@ test: $(VENV)/tests lint  ## all tests [ARGS="-k name"]
 lint: $(VENV)/tests
 	$(BIN)/ruff check .
 
+image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
+	docker build --quiet $(BASE) --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) \
+		--build-arg VERSION=$(shell git describe --tags --always --dirty) --build-arg REVISION=$(shell git rev-parse HEAD) .
+	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
+
+licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=name]
+	@rm -rf .licences && docker rm -f $(IMAGE)-licences >/dev/null 2>&1; \
+	docker create --name $(IMAGE)-licences $(IMAGE) >/dev/null && docker cp -q $(IMAGE)-licences:/opt/venv .licences; \
+	docker rm $(IMAGE)-licences >/dev/null
+
 bench: $(VENV)/tests  ## every benchmark, in one run [ARGS="case ..."]
 	$(BIN)/python tests/bench.py $(ARGS)
 
 requirements: $(VENV)/tests  ## pin again what the .in files name
 	$(PIP_COMPILE) -o requirements.txt requirements.in
+	sed 's/^tensorflow-cpu/tensorflow[and-cuda]/' requirements.in | \
+		$(PIP_COMPILE) -c requirements.txt -o requirements-gpu.txt -
 	$(PIP_COMPILE) -o sagemaker/requirements.txt sagemaker/requirements.in
 	$(PIP_COMPILE) -o tests/requirements.txt tests/requirements.in
 

@@ -1,13 +1,10 @@
-"""The job as SageMaker starts it: the toolkit's `train` command in a process, on a folder as /opt/ml."""
+"""The job as a process, on a folder as /opt/ml."""
 
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import boto3
 import h5py
@@ -17,56 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from job_folder import SMALL, JobFolder, wait_for
+from kydb_servers import make_table
 from ml.sample_market import sample_market
 from ml.settings import METRICS
 from ml.timeseries import time_series
 
-CONTAINER = Path(__file__).resolve().parents[1] / "container"
 KEY = "/symbols/ml/training_data/FX_BTC_JPY"
 MODEL_KEY = "/ml/models/fx_btc_jpy_model.h5"
-SMALL = {"lookback": 60, "nodes": 16, "epochs": 2, "batch_size": 512}
-
-
-class JobFolder:
-    """A folder laid out as SageMaker lays out /opt/ml, and the toolkit's `train` on it."""
-
-    def __init__(self, base, hyperparameters, *, channel=None, hosts=("algo-1",), instance_type="ml.c7i.large",
-                 checkpoints=False):
-        self.base = base
-        config = base / "input/config"
-        for folder in (config, base / "model", base / "output/data"):
-            folder.mkdir(parents=True)
-        hyperparameters = {name: str(value) for name, value in hyperparameters.items()}
-        (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-        resources = {"current_host": hosts[0], "hosts": list(hosts), "current_instance_type": instance_type}
-        (config / "resourceconfig.json").write_text(json.dumps(resources))
-        (config / "inputdataconfig.json").write_text(json.dumps({"train": {}} if channel is not None else {}))
-        if channel is not None:
-            (base / "input/data/train").mkdir(parents=True)
-            for name, content in channel.items():
-                path = base / "input/data/train" / name
-                content.to_parquet(path) if isinstance(content, pd.DataFrame) else path.write_bytes(content)
-        if checkpoints:
-            (base / "checkpoints").mkdir()
-
-    def start(self, **environment):
-        return subprocess.Popen(
-            [Path(sys.executable).with_name("train")], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {"SAGEMAKER_BASE_DIR": str(self.base), "SAGEMAKER_TRAINING_MODULE": "train:main",
-                              "PYTHONPATH": str(CONTAINER), "PYTHONUNBUFFERED": "1"} | environment)
-
-    def run(self, **environment):
-        process = self.start(**environment)
-        self.output, self.errors = process.communicate(timeout=240)
-        return process.returncode
-
-    @property
-    def failure(self):
-        return (self.base / "output/failure").read_text()
-
-    @property
-    def metrics(self):
-        return json.loads((self.base / "model/metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -225,15 +180,6 @@ def test_an_idle_gpu_is_refused_unless_allowed(tmp_path, market):
 
 # Ends that come too early
 
-def wait_for(process, text):
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return "".join(lines)
-    raise AssertionError("".join(lines) + process.stderr.read())
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_keeps_the_best_model_and_publishes_nothing(tmp_path, prices, files_url, number):
     job = JobFolder(tmp_path / "ml", prices | {"epochs": 100_000})
@@ -286,7 +232,6 @@ def test_a_database_that_fails_at_the_end_does_not_lose_the_model(tmp_path, mark
 
 
 def test_the_model_is_published_to_s3_from_prices_in_dynamodb(tmp_path, aws, market):
-    from kydb_servers import make_table
     make_table("production")
     boto3.client("s3").create_bucket(Bucket="production-models")
     time_series(kydb.connect("dynamodb://production/timeseries"), KEY).replace(market)

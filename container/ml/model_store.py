@@ -182,7 +182,8 @@ def publish(url: str, key: str, content: bytes, patience: float = 60) -> None:
     if not content.startswith(_HDF5_MAGIC):
         raise UserError(f"what should be published to {redacted(url)} {key} is not an HDF5 file")
     attempts = tenacity.Retrying(
-        wait=tenacity.wait_exponential_jitter(initial=1, max=20), stop=tenacity.stop_after_delay(patience), reraise=True)
+        wait=tenacity.wait_exponential_jitter(initial=1, max=20), stop=tenacity.stop_after_delay(patience),
+        reraise=True)
     try:
         attempts(_write_and_compare, url, key, content)
     except Exception as error:

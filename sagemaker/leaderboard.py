@@ -47,11 +47,12 @@ def table(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> tuple[list[st
     rows = []
     for rank, trial in enumerate(ranked(trials, maximize=maximize), 1):
         value, seconds = objective_value(trial), _seconds(trial)
-        rows.append([str(rank), trial["TrainingJobName"], trial["TrainingJobStatus"],
+        rows.append([str(rank), trial["TrainingJobStatus"],
                      "" if value is None else f"{value:.6g}",
                      *(_shown(trial.get("TunedHyperParameters", {}).get(name, "")) for name in tuned),
-                     "" if seconds is None else f"{seconds:.0f}"])
-    return ["rank", "job", "status", metric, *tuned, "seconds"], rows
+                     "" if seconds is None else f"{seconds:.0f}", trial["TrainingJobName"]])
+    # The job last: its name is long, and a narrow screen cuts at the end.
+    return ["rank", "status", metric, *tuned, "seconds", "job"], rows
 
 
 def write_files(folder: Path, tuning: dict[str, Any], trials: list[dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """The process that owns one job on this machine: starts it, stops it, and keeps its record true.
 
-`python runner.py FOLDER` is started by a place, in a session of its own, so that the job outlives the
+`python runner.py FOLDER LOCK` is started by a place, in a session of its own, so that the job outlives the
 launcher and hears of no Ctrl-C. It holds a lock for as long as anything of the job runs: a record that says
 InProgress with the lock free is of a job that died with its machine. Standard library only, since one of
 these sits beside every job.

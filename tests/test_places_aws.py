@@ -318,7 +318,7 @@ def test_a_tuning_job_is_followed_and_its_best_shown(scripted, launch, tmp_path)
     code, out, err = launch("tune", "--on", "aws", *ACCOUNT, "--name", "t", "--prices", "s3://prices/history/")
     assert code == 0, err
     assert out.splitlines()[:2] == ["t-001 Completed best_val_accuracy=0.6", "t-002 Completed best_val_accuracy=0.7"]
-    assert "1\tt-002\tCompleted\t0.7\t0.2\t120" in out
+    assert "1\tCompleted\t0.7\t0.2\t120\tt-002" in out
     assert "t-002" in (tmp_path / "runs" / "t" / "leaderboard.html").read_text()
 
 

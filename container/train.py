@@ -145,7 +145,7 @@ def _identity(settings: Settings, record: dict[str, Any], precision: str) -> dic
 
     More epochs are allowed: they continue the same training.
     """
-    names = ("lookback", "horizon", "nodes", "layers", "dropout", "batch_size", "learning_rate", "optimizer",
-             "seed", "validation_fraction", "monitor")
+    names = ("lookback", "horizon", "nodes", "layers", "dropout", "batch_size", "learning_rate",
+             "warmup_steps", "optimizer", "seed", "validation_fraction", "monitor")
     return {name: getattr(settings, name) for name in names} | {
         "precision": precision, "data": record["data"]["sha256"]}

@@ -17,7 +17,7 @@ from ml.train_sequence import TrainSequence
 from ml.training import Trainer
 
 SMALL = Settings(lookback=20, nodes=16, layers=2, dropout=0.3, epochs=3, batch_size=64, seed=5,
-                 learning_rate=0.01, checkpoint_seconds=1)
+                 learning_rate=0.01, warmup_steps=0, checkpoint_seconds=1)
 
 
 class Stop:
@@ -57,7 +57,7 @@ def fit(settings=SMALL, *, stop=None, validated=True, instance=None, **options):
     model, trainer = trainer_of(settings, instance=instance, validated=validated)
     lines = []
     result = trainer.fit(stop=stop or Stop(), report=lines.append, **options)
-    return model, result, lines
+    return model, result, [line for line in lines if not line.startswith("running")]
 
 
 def without_speed(history):
@@ -198,6 +198,13 @@ def test_tensorboard_logs_hold_the_metrics(tmp_path):
                 values[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
     assert values["val_loss", 2] == pytest.approx(result.history[1]["val_loss"])
     assert {step for _, step in values} == {1, 2, 3}
+
+
+def test_the_learning_rate_rises_to_its_full_size():
+    _, trainer = trainer_of(dataclasses.replace(SMALL, warmup_steps=40))
+    assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01 / 40)
+    trainer.fit(stop=Stop(), report=lambda line: None)
+    assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01)
 
 
 def test_two_devices_give_the_losses_of_one():

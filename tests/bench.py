@@ -310,26 +310,57 @@ def rows():
     return result
 
 
+def job_folder(base: Path) -> None:
+    """A job on three years of plain prices in a Parquet channel."""
+    from ml.sample_market import sample_market
+    (base / "input/config").mkdir(parents=True)
+    (base / "input/data/train").mkdir(parents=True)
+    sample_market(rows=3 * YEAR, seed=1).to_parquet(base / "input/data/train/prices.parquet")
+    settings = {"epochs": "1", "batch_size": str(BATCH)}
+    (base / "input/config/hyperparameters.json").write_text(json.dumps(settings))
+
+
 @case
 def whole_job():
     """A job as SageMaker starts it: three years of prices in a Parquet channel, default network, one epoch"""
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        (base / "input/config").mkdir(parents=True)
-        (base / "input/data/train").mkdir(parents=True)
-        history(3 * YEAR).to_parquet(base / "input/data/train/prices.parquet")
-        settings = {"epochs": "1", "batch_size": str(BATCH)}
-        (base / "input/config/hyperparameters.json").write_text(json.dumps(settings))
-        environment = os.environ | {
-            "SAGEMAKER_BASE_DIR": folder, "SAGEMAKER_TRAINING_MODULE": "train:main",
-            "PYTHONPATH": str(REPOSITORY / "container")}
+        job_folder(Path(folder))
         began = time.perf_counter()
-        output = subprocess.run([Path(sys.executable).with_name("train")], env=environment, check=True,
-                                capture_output=True, text=True).stdout
+        process = subprocess.Popen(
+            [sys.executable, REPOSITORY / "container/bin/train"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=os.environ | {"SAGEMAKER_BASE_DIR": folder}, text=True)
+        times, output = times_of(process.stdout, began)
         total = time.perf_counter() - began
         speed = float(re.search(r"windows_per_second=(\S+)", output).group(1))
-    return {"seconds": total, "windows_per_second_in_the_epoch": speed,
-            "peak_memory_GB": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6}
+    return {"seconds": total, "windows_per_second_in_the_epoch": speed, **times,
+            "peak_memory_GiB": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20}
+
+
+def times_of(lines, began: float) -> tuple[dict[str, float], str]:
+    """Seconds from `began` to the job's milestones as their lines arrive, and all that was printed."""
+    milestones = {"prices:": "seconds_to_prices_read_and_labelled", "device:": "seconds_to_tensorflow_imported",
+                  "running:": "seconds_to_first_call_of_7_steps_done"}
+    times, output = {}, []
+    for line in lines:
+        output.append(line)
+        for start, name in milestones.items():
+            if line.startswith(start):
+                times[name] = time.perf_counter() - began
+    return times, "".join(output)
+
+
+@case
+def whole_job_in_docker():
+    """The same as a container of the image (make image), up to the first training steps"""
+    if subprocess.run(["docker", "image", "inspect", "position-trainer"], capture_output=True, check=False).returncode:
+        return {"skipped": "there is no image position-trainer: make image"}
+    with tempfile.TemporaryDirectory() as folder:
+        job_folder(Path(folder))
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            ["docker", "run", "--rm", "--network", "none", "--volume", f"{folder}:/opt/ml", "position-trainer"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return times_of(process.stdout, began)[0]
 
 
 def run_case(name: str) -> dict[str, float]:

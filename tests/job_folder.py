@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -82,3 +83,10 @@ def wait_for(process, text):
         if text in line:
             return "".join(lines)
     raise AssertionError("".join(lines) + process.stderr.read())
+
+
+def wait_for_checkpoint(process, job):
+    """Waits until a running job has a whole checkpoint; one still being written has another name."""
+    while not list((job.base / "checkpoints").rglob("[0-9]*.ckpt")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from job_folder import SMALL, JobFolder, wait_for
+from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from ml.sample_market import sample_market
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -159,13 +159,11 @@ def test_docker_stop_ends_it_cleanly(job):
 
 
 def test_a_killed_container_resumes_to_the_same_weights(job):
-    settings = SMALL | {"epochs": 40, "checkpoint_seconds": 1, "nodes": 64}
+    settings = SMALL | {"epochs": 400, "checkpoint_seconds": 1, "nodes": 64}
     whole, killed = job(settings, "whole"), job(settings, "killed", checkpoints=True)
     assert whole.run() == 0, whole.errors
     process = killed.start()
-    while not list((killed.base / "checkpoints").rglob("*.ckpt")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
+    wait_for_checkpoint(process, killed)
     docker("kill", killed.name)
     process.communicate()
     assert killed.run() == 0, killed.errors

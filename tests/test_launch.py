@@ -14,8 +14,6 @@ import runner
 from launching import LAUNCH
 from ml.settings import METRICS, metric_definitions
 
-pytest_plugins = ["launching"]
-
 
 def test_a_job_runs_and_leaves_what_sagemaker_would(launch):
     out = launch("train", *launch.stub, "--name", "one", "--set", "dropout=0.25")

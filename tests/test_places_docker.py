@@ -10,8 +10,6 @@ import pytest
 
 from launching import REPOSITORY, STUB_JOB
 
-pytest_plugins = ["launching"]
-
 BASE_IMAGES = ("python-local:3.11-slim-bookworm", "python:3.11-slim-bookworm")
 STUB_IMAGE = "position-trainer-launch-test"
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import time
 
 import boto3
 import h5py
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from job_folder import SMALL, JobFolder, wait_for
+from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from kydb_servers import make_table
 from ml.sample_market import sample_market
 from ml.settings import METRICS
@@ -195,14 +194,12 @@ def test_a_stop_keeps_the_best_model_and_publishes_nothing(tmp_path, prices, fil
 
 
 def test_a_killed_job_resumes_to_the_same_weights(tmp_path, market):
-    settings = SMALL | {"epochs": 25, "checkpoint_seconds": 1, "nodes": 64}
+    settings = SMALL | {"epochs": 400, "checkpoint_seconds": 1, "nodes": 64}
     whole = JobFolder(tmp_path / "whole", settings, channel={"p.parquet": market})
     killed = JobFolder(tmp_path / "killed", settings, channel={"p.parquet": market}, checkpoints=True)
     assert whole.run() == 0, whole.errors
     process = killed.start()
-    while not list((killed.base / "checkpoints").rglob("*.ckpt")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    wait_for_checkpoint(process, killed)
     process.kill()
     process.communicate()
     assert killed.run() == 0, killed.errors

@@ -23,8 +23,6 @@ import request as requests
 import tuning
 from launching import REPOSITORY
 
-pytest_plugins = ["launching"]
-
 
 @pytest.fixture
 def tune(launch, tmp_path):

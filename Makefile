@@ -46,9 +46,11 @@ image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
 
 licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=name]
-	@rm -rf .licences && docker rm -f $(IMAGE)-licences >/dev/null 2>&1; \
-	docker create --name $(IMAGE)-licences $(IMAGE) >/dev/null && docker cp -q $(IMAGE)-licences:/opt/venv .licences; \
-	docker rm $(IMAGE)-licences >/dev/null
+	@docker run --rm --network none --volume $(CURDIR)/$(VENV)/lib/python3.11/site-packages:/tools:ro $(IMAGE) \
+		python -c 'import sys; sys.path.append("/tools"); import piplicenses; piplicenses.main()' \
+		--python /opt/venv/bin/python3 --with-system --format markdown
+	@echo; echo "| Debian package | Version | Licence |"; echo "|---|---|---|"; docker run --rm --network none $(IMAGE) \
+		dpkg-query --show --showformat '| $${Package} | $${Version} | /usr/share/doc/$${Package}/copyright |\n'
 
 bench: $(VENV)/tests  ## every benchmark, in one run [ARGS="case ..."]
 	$(BIN)/python tests/bench.py $(ARGS)

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -67,8 +66,9 @@ def trainer(sequence, **settings):
     from ml.settings import Settings
     from ml.training import Trainer
     settings = Settings(lookback=sequence.lookback_period, batch_size=sequence.batch_size, **settings)
+    instance = find_instance(settings.precision)
     model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
-    return Trainer(model, settings, find_instance(settings.precision), sequence, None)
+    return Trainer(model, settings, instance, sequence, None)
 
 
 def steps_of(training, sequence, batch_size: int, windows: int):
@@ -330,10 +330,13 @@ def whole_job():
             [sys.executable, REPOSITORY / "container/bin/train"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env=os.environ | {"SAGEMAKER_BASE_DIR": folder}, text=True)
         times, output = times_of(process.stdout, began)
+        _, status, usage = os.wait4(process.pid, 0)
         total = time.perf_counter() - began
+        if status:
+            raise RuntimeError(output)
         speed = float(re.search(r"windows_per_second=(\S+)", output).group(1))
     return {"seconds": total, "windows_per_second_in_the_epoch": speed, **times,
-            "peak_memory_GiB": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20}
+            "peak_memory_GiB": usage.ru_maxrss / 2**20}
 
 
 def times_of(lines, began: float) -> tuple[dict[str, float], str]:

@@ -223,13 +223,27 @@ def test_it_holds_what_it_needs_and_nothing_else(image):
     assert labels["org.opencontainers.image.title"] == "position-trainer" and labels["org.opencontainers.image.version"]
 
 
-def test_its_packages_are_the_pinned_ones(image):
-    pinned = {line.strip() for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if "==" in line}
-    frozen = docker("run", "--rm", "--network", "none", image, "pip", "list", "--format", "freeze").splitlines()
+def pinned_names():
+    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
+    return {normal(line.strip()) for line in lines if "==" in line}
 
-    def normal(names):
-        return {name.lower().replace("_", "-").replace(".", "-") for name in names}
-    assert normal(frozen) == normal(pinned)
+
+def normal(name):
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def test_its_packages_are_the_pinned_ones(image):
+    frozen = docker("run", "--rm", "--network", "none", image, "pip", "list", "--format", "freeze").splitlines()
+    assert set(map(normal, frozen)) == pinned_names()
+
+
+def test_the_list_of_licences_names_every_package(image):
+    listed = subprocess.run(["make", "--silent", "licences", f"IMAGE={image}"], cwd=REPOSITORY, capture_output=True,
+                            text=True, check=True).stdout
+    python, debian = listed.split("\n\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in python.splitlines()[2:]]
+    assert {normal(f"{name}=={version}") for name, version, licence in rows if licence} == pinned_names()
+    assert "| libc6 |" in debian
 
 
 def test_the_gpu_packages_are_the_same_and_cudas():

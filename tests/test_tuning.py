@@ -177,12 +177,13 @@ def test_ctrl_c_stops_the_search_and_resume_goes_on(launch):
 def test_killed_at_three_random_moments_no_trial_is_lost_or_doubled(launch, tune):
     undisturbed = points(tune("--max-jobs", 6, "--max-parallel", 2, name="u", Strategy="Random"))
     chance = random.Random()
-    launch("tune", *launch.stub, "--name", "t", "--detach", "--env", "STUB_SECONDS=0.15", launch.runs.parent / "u.yaml",
+    # A trial takes 3 s, so that the last two cannot have ended by the third kill, whatever ends between two.
+    launch("tune", *launch.stub, "--name", "t", "--detach", "--env", "STUB_SECONDS=1", launch.runs.parent / "u.yaml",
            "--max-jobs", 6, "--max-parallel", 2)
     finished = {}
     for _ in range(3):
-        time.sleep(chance.uniform(0.3, 2.5))
         search = launch.wait_for(lambda: launch.record("t", "tuning_job.json")["SearchPid"])
+        time.sleep(chance.uniform(0, 1.5))
         victims = [search]
         if chance.random() < 0.5:  # the machine goes down, jobs and all
             for path in launch.runs.glob("t-*/training_job.json"):

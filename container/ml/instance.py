@@ -68,7 +68,8 @@ def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = 
         devices = f"{len(gpus)} x {details.get('device_name', 'GPU')}"
     else:
         _refuse_idle_gpu(instance_type, allow_cpu)
-        tf.config.threading.set_intra_op_parallelism_threads(usable_cores())
+        if usable_cores() < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
+            tf.config.threading.set_intra_op_parallelism_threads(usable_cores())
         best, reason = _cpu_precision()
         devices = f"{usable_cores()} CPU cores"
     chosen = best if precision == "auto" else precision

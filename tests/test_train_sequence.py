@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ml.errors import UserError
 from ml.train_sequence import TrainSequence
@@ -84,6 +85,18 @@ def test_scaling_keeps_six_digits_of_the_float64_truth(prices):
     windows = sequence.windows(starts)
     np.testing.assert_allclose(windows, true_windows(prices, starts, 240), rtol=0, atol=1e-6)
     assert windows.min() >= 0 and windows.max() <= 1
+
+
+@pytest.mark.parametrize(("tick", "kept"), [(0.5, np.float32), (0.01, np.float64)])
+def test_prices_are_kept_in_the_shortest_type_that_changes_no_window(tick, kept):
+    prices = np.round(random_walk(3000) / tick) * tick
+    sequence = TrainSequence(frame_of(prices), 240, enable_shuffle=False)
+    assert sequence.prices.dtype == sequence.low.dtype == kept
+    windows = sliding_window_view(prices, 240)
+    low = windows.min(axis=1, keepdims=True)
+    height = (windows.max(axis=1, keepdims=True) - low).astype(np.float32)
+    expected = (windows - low).astype(np.float32) / height  # differences in float64
+    np.testing.assert_array_equal(sequence.windows(np.arange(sequence.num_windows)), expected)
 
 
 def test_a_flat_window_is_all_zeros():

@@ -48,12 +48,15 @@ def logits(weights, windows, *, dropout: float, keys, rows):
     Returns:
         float32, (batch, 2).
     """
-    *hidden, kernel, bias = weights
+    *hidden, last_kernel, last_bias, output_kernel, output_bias = weights
     activation = windows
-    for layer, (layer_kernel, layer_bias) in enumerate(zip(hidden[::2], hidden[1::2], strict=True)):
-        product = activation @ tf.cast(layer_kernel, activation.dtype)
-        activation = _relu_dropout(product, layer_bias, keys[layer], rows, dropout)
-    return tf.cast(activation @ tf.cast(kernel, activation.dtype), tf.float32) + bias
+    for layer, (kernel, bias) in enumerate(zip(hidden[::2], hidden[1::2], strict=True)):
+        activation = _relu_dropout(_product(activation, kernel), bias, keys[layer], rows, dropout)
+    return _output(_product(activation, last_kernel), last_bias, output_kernel, output_bias, keys[-1], rows, dropout)
+
+
+def _product(activation, kernel):
+    return activation @ tf.cast(kernel, activation.dtype)
 
 
 def _relu_dropout(product, bias, key, rows, dropout):
@@ -67,7 +70,28 @@ def _relu_dropout(product, bias, key, rows, dropout):
     return fused(product, bias)
 
 
-# XLA compiles these two even where the step is not compiled: there they are single loops over memory
+def _output(product, bias, kernel, output_bias, key, rows, dropout):
+    """The last hidden layer's dropout(relu(product + bias)) and the output it leads to, with their gradient.
+
+    The gradient by the hidden layer is a product with a kernel two wide: made inside the pass that needs it,
+    it spares writing a whole layer's gradient and reading it again.
+    """
+
+    @tf.custom_gradient
+    def fused(product, bias, kernel, output_bias):
+        activation = _forward(product, bias, key, rows, dropout)
+
+        def backward(upstream):
+            by_kernel = tf.matmul(activation, tf.cast(upstream, activation.dtype), transpose_a=True)
+            return (*_backward_of_output(activation, upstream, kernel, dropout),
+                    tf.cast(by_kernel, tf.float32), tf.reduce_sum(upstream, axis=0))
+
+        return tf.cast(_product(activation, kernel), tf.float32) + output_bias, backward
+
+    return fused(product, bias, kernel, output_bias)
+
+
+# XLA compiles these even where the step is not compiled: there they are single loops over memory
 # between multiplications that other kernels do faster.
 @tf.function(jit_compile=True)
 def _forward(product, bias, key, rows, dropout):
@@ -82,7 +106,12 @@ def _forward(product, bias, key, rows, dropout):
 def _backward(activation, upstream, dropout):
     # A unit passed its gradient on where it was kept and above zero, which is where its output is not 0.
     gradient = tf.where(activation > 0, tf.cast(upstream, tf.float32) / (1 - dropout), 0.0)
-    return tf.cast(gradient, upstream.dtype), tf.reduce_sum(gradient, axis=0)
+    return tf.cast(gradient, activation.dtype), tf.reduce_sum(gradient, axis=0)
+
+
+@tf.function(jit_compile=True)
+def _backward_of_output(activation, upstream, kernel, dropout):
+    return _backward(activation, upstream[:, :1] * kernel[:, 0] + upstream[:, 1:] * kernel[:, 1], dropout)
 
 
 def _hash(key, rows, units):

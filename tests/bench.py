@@ -2,6 +2,7 @@
 
     make bench                                  everything; runs/bench/bench.json and bench.png beside it
     python tests/bench.py step_bfloat16 rows    some cases
+    BENCH_PRICES=FOLDER python tests/bench.py learning_curves     a folder with a year of real prices; 12 minutes
 
 Machines are noisy, so what is compared is measured in turns inside one process, and ratios are medians of
 the turns' ratios. Prices are the simulated market's, so that anyone gets the same work.
@@ -108,17 +109,22 @@ def five_multiplications(batch: int, precision: str, times: int):
 
 
 def against_ceiling(precision: str):
+    import tensorflow as tf
+
     from ml.train_sequence import TrainSequence
     sequence = TrainSequence(history(150_000), LOOKBACK, BATCH)
     training = trainer(sequence, precision=precision)
     run, windows = steps_of(training, sequence, BATCH, 14 * BATCH)
     ceiling = five_multiplications(BATCH, precision, 14)
-    cut = training._windows
-    starts = sequence.order(0)[:BATCH]
+    starts = tf.constant(sequence.order(0)[:14 * BATCH].reshape(14, BATCH))
 
+    @tf.function
     def cut_windows():
-        for _ in range(14):
-            cut(starts)
+        total = tf.zeros((), precision)
+        for step in tf.range(14):
+            windows, _ = training._windows(starts[step])
+            total += windows[0, 0]
+        return total
     times = in_turns(step=run, ceiling=ceiling, windows=cut_windows)
     return {
         "windows_per_second": windows / min(times["step"]),
@@ -299,19 +305,73 @@ def lookback():
 
 @case
 def rows():
-    """A whole epoch over 1, 2, 4 and 8 times the rows (small network, so that the data path shows)"""
+    """Whole epochs over 1, 2, 4 and 8 times the rows (a small network, so that the data path shows)"""
     from ml.train_sequence import TrainSequence
-    base, result = 150_000, {}
+    base, runs, result = 150_000, {}, {}
     frame = history(8 * base)
     for times in (1, 2, 4, 8):
         sequence = TrainSequence(frame.iloc[:times * base], LOOKBACK, 4096)
-        training = trainer(sequence, nodes=128, layers=1)
-        run, windows = steps_of(training, sequence, 4096, sequence.num_windows)
-        run()
-        result[f"microseconds_a_window_{times}x"] = 1e6 * min(seconds(run) for _ in range(3)) / windows
-        result[f"series_bytes_{times}x"] = sum(
-            values.nbytes for values in (sequence.prices, sequence.low, sequence.height, sequence.labels))
+        runs[times], windows = steps_of(
+            trainer(sequence, nodes=128, layers=1), sequence, 4096, sequence.num_windows)
+        result[f"windows_{times}x"] = windows
+        result[f"bytes_a_row_{times}x"] = sum(values.nbytes for values in (
+            sequence.prices, sequence.low, sequence.height, sequence.labels)) / len(frame.iloc[:times * base])
+    seconds_of = in_turns(**{str(times): run for times, run in runs.items()})
+    for times in (2, 4, 8):
+        result[f"times_the_seconds_a_window_{times}x"] = \
+            ratio(seconds_of[str(times)], seconds_of["1"]) * result["windows_1x"] / result[f"windows_{times}x"]
     return result
+
+
+@case
+def reading():
+    """Reading and checking three years of prices: a KYDB of files against one Parquet file"""
+    import kydb
+
+    from ml.sample_market import sample_market
+    from ml.timeseries import read_channel, read_kydb, time_series
+    with tempfile.TemporaryDirectory() as folder:
+        frame = sample_market(rows=3 * YEAR, seed=1)[["mid"]]
+        channel = Path(folder) / "channel"
+        channel.mkdir()
+        frame.to_parquet(channel / "prices.parquet")
+        time_series(kydb.connect(f"files:/{folder}/kydb"), "/prices").replace(frame)
+        times = in_turns(parquet=lambda: read_channel(channel),
+                         kydb=lambda: read_kydb(f"files:/{folder}/kydb", "/prices"))
+    return {"parquet_seconds": min(times["parquet"]), "kydb_seconds": min(times["kydb"]),
+            "times_the_seconds_of_parquet": ratio(times["kydb"], times["parquet"])}
+
+
+@case
+def learning_curves():
+    """A year of prices for ten epochs with three seeds, auto precision against float32 (minutes: runs when named)"""
+    import dataclasses
+
+    from ml.instance import find_instance
+    from ml.network import build_network
+    from ml.optimal_position import optimal_positions
+    from ml.settings import Settings
+    from ml.timeseries import read_channel
+    from ml.train_sequence import TrainSequence
+    from ml.training import Trainer
+    prices = read_channel(Path(os.environ["BENCH_PRICES"]), "2019-06-01", "2020-06-01")
+    frame = optimal_positions(prices, spread=0.5)
+
+    class Never:
+        is_set = False
+    curves = {"auto": [], "float32": []}
+    for seed in (1, 2, 3):
+        sequence = TrainSequence(frame, LOOKBACK, BATCH, seed=seed)
+        for precision, found in curves.items():
+            settings = dataclasses.replace(Settings(), batch_size=BATCH, seed=seed)
+            instance = find_instance(precision)
+            model = build_network(LOOKBACK, NODES, 2, settings.dropout, seed)
+            result = Trainer(model, settings, instance, sequence, None).fit(stop=Never(), report=print)
+            found.append([epoch["accuracy"] for epoch in result.history])
+    means = {precision: np.mean(found, axis=0) for precision, found in curves.items()}
+    return {f"{precision}_accuracy_after_epoch_{epoch}": float(mean[epoch - 1])
+            for precision, mean in means.items() for epoch in (1, 4, 10)} | {
+        "largest_difference_of_the_means": float(np.abs(means["auto"] - means["float32"]).max())}
 
 
 def job_folder(base: Path) -> None:
@@ -446,7 +506,7 @@ def main() -> None:
         print(json.dumps(CASES[options.cases[0]]()))
         return
     results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "cases": {}}
-    for name in options.cases or CASES:
+    for name in options.cases or [name for name in CASES if name != "learning_curves"]:
         print(f"{name} ...", file=sys.stderr, flush=True)
         results["cases"][name] = run_case(name)
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -147,26 +147,21 @@ def measured(history: pd.DataFrame, training: int, probability: np.ndarray, sett
         frame=pd.DataFrame({"mid": rows["mid"], "spread": spread, "optimal_position": optimal,
                             "probability": probability, "prediction": np.where(model.buy, 1.0, -1.0)}),
         block=block, scores=scores, gains=gains, best_baseline=best.name,
-        confusion={f"{label}_predicted_{said}": int(((labels == (label == "buy")) & (model.buy == (said == "buy"))).sum())
-                   for label in ("buy", "sell") for said in ("buy", "sell")},
+        confusion={f"{label}_predicted_{said}": int(np.sum((labels == is_buy) & (model.buy == says_buy)))
+                   for label, is_buy in (("buy", True), ("sell", False))
+                   for said, says_buy in (("buy", True), ("sell", False))},
         calibration=_calibration_curve(probability, labels),
         trading={name: _trading(position, profits[name], draws) for name, position in held.items()},
         curves=profits.cumsum(), verdict=_verdict(scores, gains[best.name]["accuracy"], best.name, draws))
 
 
 def _verdict(scores, gain: Estimate, best: str, draws: "_Draws") -> str:
-    if np.isnan(gain.low):
-        finding = "cannot be told from"
-    else:
-        finding = "is better than" if gain.low > 0 else "is worse than" if gain.high < 0 else \
-            "is not distinguishable from"
-    accuracies = (f"{scores[MODEL]['accuracy'].value:.4f} against {scores[best]['accuracy'].value:.4f} on "
-                  f"{draws.rows:,} held-out minutes")
-    if np.isnan(gain.low):
-        return (f"The model {finding} the best baseline, {best}: accuracy {accuracies}, fewer than "
-                f"{_LEAST_BLOCKS} blocks of {draws.block:,}; hold out more.")
-    return (f"The model {finding} the best baseline, {best}: accuracy {accuracies}, a difference of "
-            f"{gain.value:+.4f} ({CONFIDENCE:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}).")
+    finding = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not distinguishable from"
+    evidence = f"{CONFIDENCE:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}" if gain.low == gain.low else \
+        f"no interval from fewer than {_LEAST_BLOCKS} blocks of {draws.block:,} minutes: hold out more"
+    return (f"The model is {finding} the best baseline, {best}: accuracy {scores[MODEL]['accuracy'].value:.4f} against "
+            f"{scores[best]['accuracy'].value:.4f} on {draws.rows:,} held-out minutes, a difference of "
+            f"{gain.value:+.4f} ({evidence}).")
 
 
 # Rules

@@ -164,16 +164,20 @@ def _report(job: Job, settings: Settings, folds: list[Fold], outcome: Outcome, r
             metrics: dict[str, Any]) -> None:
     """Measures what the model is worth, prints it and keeps it; the model is safe by then, whatever fails here."""
     try:
-        from ml.performance import measured  # SciPy takes a moment that the first epoch need not wait for
+        # Imported here, since SciPy takes a moment that the first epoch need not wait for.
+        from ml.performance import measured
+        from ml.report import write_report
 
         performances = [measured(fold.history, len(fold.train_rows), probability, settings) for fold, probability
                         in zip(folds, [*outcome.probabilities, outcome.kept.predict()], strict=True)]
         table = fold_table(folds, outcome.results, performances)
         numbers = performances[-1].metrics | mean_metrics(table)
         print(performance_line(numbers), flush=True)
-        print(performances[-1].verdict, flush=True)
+        print(performances[-1].verdict, performances[-1].profit_verdict, sep="\n", flush=True)
         metrics |= {"performance": {"metrics": numbers} | performances[-1].as_json(), "folds": table}
         write_json(job.model / "metrics.json", metrics)
+        page = write_report(job.output_data, record, metrics, folds[-1].history, performances[-1])
+        print(f"report: {page}", flush=True)
     except Exception as error:
         traceback.print_exc()
         print(f"NO REPORT: {one_line(error)}; the model in {job.model} is whole", flush=True)

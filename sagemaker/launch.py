@@ -374,8 +374,9 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
     if metrics:
         _print_table(["metric", "value"], [[name, "nan" if value is None else f"{value:.6g}"]
                                            for name, value in (metrics | performance.get("metrics", {})).items()])
-    if verdict := performance.get("verdict"):
-        out.print(verdict, soft_wrap=True, markup=False)
+    for verdict in ("verdict", "profit_verdict"):
+        if verdict in performance:
+            out.print(performance[verdict], soft_wrap=True, markup=False)
     if (report := folder / "output" / "data" / "report.html").exists():
         out.print(f"report: {report}", soft_wrap=True)
     model = folder / "model" / "model.keras"

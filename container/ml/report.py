@@ -24,7 +24,7 @@ _STRETCHES, _STRETCH_DAYS = 4, 3
 _POINTS = 2000  # of a curve: more cannot be seen
 _SCORES = {"log_loss": "log-loss", "brier": "Brier score", "ece": "calibration error", "auc": "ROC AUC"}
 _FOLD_COLUMNS = {
-    "fold": "fold", "train_rows": "rows to train on", "first": "held out from", "last": "to", "best_epoch": "epoch kept",
+    "fold": "fold", "train_rows": "trained rows", "first": "held out from", "last": "to", "best_epoch": "epoch kept",
     "val_accuracy": "accuracy", "best_baseline": "best baseline", "val_baseline_accuracy": "its accuracy",
     "val_accuracy_gain": "gain", "val_accuracy_gain_low": "at least", "val_accuracy_gain_high": "at most",
     "val_auc": "ROC AUC", "val_log_loss": "log-loss", "val_pnl": "profit", "val_sharpe": "Sharpe ratio a year"}

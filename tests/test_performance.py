@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.errors import UserError
 from ml.optimal_position import labelled
 from ml.performance import (
     MODEL,
@@ -101,6 +102,11 @@ def test_too_few_rows_have_no_interval_and_a_verdict_that_says_so():
     assert found.verdict.startswith("The model is not distinguishable from the best baseline (")
     assert "no interval from fewer than 5 blocks of 1,440 minutes" in found.verdict
     json.dumps(found.as_json())
+
+
+def test_a_model_that_diverged_is_told():
+    with pytest.raises(UserError, match="the training diverged; lower learning_rate"):
+        measured(market(6000), 4000, np.full(1000, np.nan), SMALL)
 
 
 # Rules

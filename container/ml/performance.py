@@ -20,6 +20,7 @@ import pandas as pd
 import scipy.optimize
 import scipy.special
 
+from ml.errors import UserError
 from ml.settings import Settings, rounded
 
 CONFIDENCE = 0.95
@@ -130,7 +131,12 @@ def measured(history: pd.DataFrame, training: int, probability: np.ndarray, sett
         training: rows at its beginning that the model was trained on; rules are fitted on the same.
         probability: of buy, (rows,), of the last rows of the history.
         settings: lookback, horizon, spread, threshold.
+
+    Raises:
+        UserError: a probability is no number.
     """
+    if not np.isfinite(probability).all():
+        raise UserError("the model's probabilities are not numbers: the training diverged; lower learning_rate")
     rows = history.iloc[len(history) - len(probability):]
     labels = rows["position"].to_numpy() > 0
     probability = np.asarray(probability, np.float64)

@@ -85,6 +85,15 @@ def test_runs_widen_an_interval():
     assert in_runs.high - in_runs.low > 3 * (spread_out.high - spread_out.low)
 
 
+def test_longer_parts_are_drawn_in_larger_cells_to_the_same_intervals(monkeypatch):
+    labels = np.repeat(np.random.default_rng(3).uniform(size=200) < 0.5, 100)
+    fine = scored(np.full(20_000, 0.9), labels, block=1000)["accuracy"]
+    monkeypatch.setattr("ml.performance._MOST_CELLS", 100)
+    coarse = scored(np.full(20_000, 0.9), labels, block=1000)["accuracy"]
+    assert coarse.value == fine.value
+    assert coarse.high - coarse.low == pytest.approx(fine.high - fine.low, rel=0.1)
+
+
 def test_differences_are_paired():
     rng = np.random.default_rng(4)
     labels = np.repeat(rng.uniform(size=100) < 0.5, 40)
@@ -184,7 +193,7 @@ def test_the_optimal_position_earns_most_and_holding_what_the_price_did():
     total = found.curves["holding"].to_numpy()
     assert found.trading["holding"]["max_drawdown"] == pytest.approx(
         max(max(0, total[:i].max()) - total[i] for i in range(1, 9000)))
-    assert list(found.frame) == ["mid", "spread", "optimal_position", "probability", "prediction"]
+    assert list(found.frame) == ["mid", "optimal_position", "probability", "prediction"]
 
 
 def test_what_is_printed_is_declared():

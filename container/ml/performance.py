@@ -30,6 +30,7 @@ MODEL, HOLDING, OPTIMAL = "model", "holding", "optimal position"
 _RULE_MINUTES = (30, 60, 120, 240, 480, 720, 1440)  # what a rule's length is chosen from
 _RESAMPLES = 1000
 _CELLS_A_BLOCK = 24  # blocks begin at cells, sums are kept a cell: an hour where a block is a day
+_MOST_CELLS = 4000  # of longer parts cells are larger, so that the draws stay at 32 MB
 _LEAST_BLOCKS = 5  # of fewer blocks no interval can be told
 _CALIBRATION_BINS = 10
 _RANK_BINS = 256  # that the area under the ROC curve is summed over: off by less than 0.0001
@@ -61,18 +62,13 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    def __str__(self) -> str:
-        interval = f" ({self.low:.4f} to {self.high:.4f})" if self.low == self.low else ""
-        return f"{self.value:.4f}{interval}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Performance:
     """What a model came to on held-out rows.
 
     Attributes:
-        frame: the rows, indexed by `dt`: mid, spread, optimal_position, probability, prediction (+1 long,
-            -1 short).
+        frame: the rows, indexed by `dt`: mid, optimal_position, probability, prediction (+1 long, -1 short).
         block: rows of a block of the bootstrap.
         scores: of the model and each rule, by name: accuracy, log_loss, brier, ece, auc.
         gains: what the model's scores differ from each rule's, the model's minus the rule's, paired.
@@ -158,8 +154,8 @@ def measured(history: pd.DataFrame, training: int, probability: np.ndarray, sett
                             for name, position in held.items()}, rows.index)
     trading = {name: _trading(position, profits[name], draws) for name, position in held.items()}
     return Performance(
-        frame=pd.DataFrame({"mid": rows["mid"], "spread": spread, "optimal_position": optimal,
-                            "probability": probability, "prediction": np.where(model.buy, 1.0, -1.0)}),
+        frame=pd.DataFrame({"mid": rows["mid"], "optimal_position": optimal, "probability": probability,
+                            "prediction": np.where(model.buy, 1.0, -1.0)}),
         block=block, scores=scores, gains=gains, best_baseline=best.name,
         confusion={f"{label}_predicted_{said}": int(np.sum((labels == is_buy) & (model.buy == says_buy)))
                    for label, is_buy in (("buy", True), ("sell", False))
@@ -275,17 +271,18 @@ class _Draws:
 
     def __init__(self, rows: int, block: int):
         self.rows, self.block = rows, block
-        width = -(-block // _CELLS_A_BLOCK)
+        width = max(-(-block // _CELLS_A_BLOCK), -(-rows // _MOST_CELLS))
         self._cell = np.arange(rows) // width
         self._cells = int(self._cell[-1]) + 1
         self._blocks = rows / block
-        drawn = -(-self._cells // _CELLS_A_BLOCK)
+        length = -(-block // width)
+        drawn = -(-self._cells // length)
         begins = np.random.default_rng(0).integers(self._cells, size=(_RESAMPLES, drawn))
-        times = np.zeros((_RESAMPLES, self._cells))
-        for place in range(_CELLS_A_BLOCK):  # the last block goes on with the first rows
-            np.add.at(times, (np.arange(_RESAMPLES)[:, None], (begins + place) % self._cells), 1)
-        times *= self._cells / (drawn * _CELLS_A_BLOCK)  # as many rows as there are
-        self._weights = np.concatenate([np.ones((1, self._cells)), times])
+        self._weights = np.zeros((1 + _RESAMPLES, self._cells))  # of each cell in each draw
+        for place in range(length):  # after the last cell a block goes on with the first
+            np.add.at(self._weights, (np.arange(1, 1 + _RESAMPLES)[:, None], (begins + place) % self._cells), 1)
+        self._weights *= self._cells / (drawn * length)  # as many rows as there are
+        self._weights[0] = 1
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sums of values (rows,) over the rows as they are and over each draw: (1 + draws,)."""

@@ -48,7 +48,7 @@ def write_report(folder: Path, record: dict[str, Any], metrics: dict[str, Any], 
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    performance.frame.drop(columns="spread").to_parquet(folder / MINUTES)
+    performance.frame.to_parquet(folder / MINUTES)
     pictures = {}
     for name, group, title, figure in _figures(metrics, history, performance):
         content = _png(figure)

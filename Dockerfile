@@ -25,7 +25,7 @@ RUN set -eu; \
     cd /opt/venv/lib/python3.11/site-packages; \
     rm -rf tensorflow/include pyarrow/include numpy/_core/include clang/native; \
     find . -name '*.a' -delete; \
-    find . -type d \( -name tests -o -name test \) -path './[hnps]*' -prune -exec rm -rf {} +
+    find . -type d \( -name tests -o -name test \) -path './[hmnps]*' -prune -exec rm -rf {} +
 
 FROM ${BASE_IMAGE}
 COPY --from=packages /opt/venv /opt/venv

@@ -5,8 +5,10 @@ own process, so that the signals SageMaker sends arrive here.
 """
 
 import dataclasses
+import functools
 import logging
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,17 @@ from ml.errors import UserError
 from ml.job import Job, StopSignal, base_folder, failures_reported, read_job
 from ml.model_store import ModelTarget, library_versions, save_model, write_json
 from ml.optimal_position import labelled
-from ml.settings import Settings, parse_settings
+from ml.settings import Settings, parse_settings, performance_line
 from ml.timeseries import (
     configure_aws,
     fingerprint,
     gaps,
+    one_line,
     read_channel,
     read_kydb,
     redacted,
-    split_by_time,
 )
+from ml.walk_forward import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
 
 
 def main() -> None:
@@ -41,25 +44,28 @@ def main() -> None:
         if target:
             target.check(settings.weights)
         history = labelled(_price_history(job, settings), settings.horizon, settings.spread)
-        train_rows, validation_rows = split_by_time(
-            history, settings.validation_fraction, settings.lookback, settings.horizon)
-        record = _job_record(job, settings, history, train_rows, validation_rows)
+        folds = folds_of(history, settings)
+        record = _job_record(job, settings, folds)
         if stop.is_set:
             print("stopped before training began: there is no model", flush=True)
             return
-        model, result = _trained(job, settings, train_rows, validation_rows, record, stop)
-        h5_file = save_model(model, job.model, Path(settings.model_key).name)
+        outcome = train_in_turn(folds, functools.partial(_trained, job, settings, record, stop), stop)
+        result = outcome.kept.result
+        h5_file = save_model(outcome.kept.model, job.model, Path(settings.model_key).name)
         write_json(job.model / "job.json", record)
         write_json(job.model / "metrics.json", metrics := {
-            "job": job.name, "best_epoch": result.best_epoch, "stopped": result.stopped, "published": None,
+            "job": job.name, "best_epoch": result.best_epoch, "stopped": outcome.stopped, "published": None,
             "best": result.history[result.best_epoch - 1] if result.best_epoch else {},
             "epochs": [{"epoch": number} | epoch for number, epoch in enumerate(result.history, 1)],
         })
-        if result.stopped:
+        if outcome.stopped:
             print(f"stopped: the best model so far is in {job.model}, nothing was published", flush=True)
-        elif target:
+            return
+        if target:
             metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds)
             write_json(job.model / "metrics.json", metrics)
+        if settings.validation_fraction:
+            _report(job, settings, folds, outcome, record, metrics)
 
 
 def _refuse_several_hosts(job: Job) -> None:
@@ -79,16 +85,17 @@ def _price_history(job: Job, settings: Settings) -> pd.DataFrame:
     return read_channel(job.channels[settings.prices_channel], settings.start_date, settings.end_date)
 
 
-def _job_record(job: Job, settings: Settings, history: pd.DataFrame, train_rows: pd.DataFrame,
-                validation_rows: pd.DataFrame | None) -> dict[str, Any]:
+def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> dict[str, Any]:
     """What the model was made from (job.json), printed in short."""
+    history, train_rows, validation_rows = folds[-1].history, folds[-1].train_rows, folds[-1].validation_rows
     found = gaps(history)
     buys = float((history["position"] > 0).mean())
     print(f"prices: {len(history):,} rows from {history.index[0]} to {history.index[-1]}, {found}, "
           f"{buys:.1%} labelled buy", flush=True)
     print(f"training on {len(train_rows):,} rows, "
           + (f"validating on the last {len(validation_rows):,}" if validation_rows is not None
-             else "validation is off"), flush=True)
+             else "validation is off")
+          + (f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""), flush=True)
     values = {name: str(value) if name in ("start_date", "end_date") and value else value
               for name, value in dataclasses.asdict(settings).items()}
     values |= {name: redacted(values[name]) for name in ("prices_db", "model_db")}
@@ -110,9 +117,8 @@ def _job_record(job: Job, settings: Settings, history: pd.DataFrame, train_rows:
     }
 
 
-def _trained(job: Job, settings: Settings, train_rows: pd.DataFrame, validation_rows: pd.DataFrame | None,
-             record: dict[str, Any], stop: StopSignal):
-    """The trained model and its `TrainingResult`."""
+def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSignal, fold: Fold) -> Trained:
+    """A fold's model."""
     # TensorFlow takes seconds to import, so what is wrong with a request is told before.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow"):  # they warn of .h5 files, which are what is asked for here
@@ -124,28 +130,54 @@ def _trained(job: Job, settings: Settings, train_rows: pd.DataFrame, validation_
     from ml.training import Trainer
 
     instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
-    print(f"device: {instance.description}", flush=True)
+    if fold.number == 1:
+        print(f"device: {instance.description}", flush=True)
     record["device"] = instance.description
-    train = TrainSequence(train_rows, settings.lookback, settings.batch_size, seed=settings.seed)
-    validation = None if validation_rows is None else TrainSequence(
-        validation_rows, settings.lookback, settings.batch_size, enable_shuffle=False)
+    train = TrainSequence(fold.train_rows, settings.lookback, settings.batch_size, seed=settings.seed)
+    validation = None if fold.validation_rows is None else TrainSequence(
+        fold.validation_rows, settings.lookback, settings.batch_size, enable_shuffle=False)
     with instance.strategy.scope():
         model = build_network(
             settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
     trainer = Trainer(model, settings, instance, train, validation)
-    checkpoints = CheckpointFolder(job.checkpoints, job.name) if job.checkpoints else None
+    checkpoints = CheckpointFolder(job.checkpoints, str(Path(job.name, fold.subfolder))) if job.checkpoints else None
     result = trainer.fit(
-        stop=stop, checkpoints=checkpoints, tensorboard=job.tensorboard if settings.tensorboard else None,
-        identity=_identity(settings, record, instance.precision))
-    return model, result
+        stop=stop, checkpoints=checkpoints,
+        tensorboard=job.tensorboard / fold.subfolder if settings.tensorboard else None,
+        identity=_identity(settings, record, instance.precision, fold), report=fold.report)
+    return Trained(model, result, trainer.probabilities)
 
 
-def _identity(settings: Settings, record: dict[str, Any], precision: str) -> dict[str, Any]:
+def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: Fold) -> dict[str, Any]:
     """What a checkpoint must share with the job that resumes from it: all that changes the weights.
 
-    More epochs are allowed: they continue the same training.
+    More epochs are allowed: they continue the same training. The last fold's is that of a job of one fold.
     """
     names = ("lookback", "horizon", "nodes", "layers", "dropout", "batch_size", "learning_rate",
              "warmup_steps", "optimizer", "seed", "validation_fraction", "monitor")
     return {name: getattr(settings, name) for name in names} | {
-        "precision": precision, "data": record["data"]["sha256"]}
+        "precision": precision, "data": record["data"]["sha256"]} | (
+        {"fold": f"{fold.number} of {fold.count}"} if fold.subfolder else {})
+
+
+def _report(job: Job, settings: Settings, folds: list[Fold], outcome: Outcome, record: dict[str, Any],
+            metrics: dict[str, Any]) -> None:
+    """Measures what the model is worth, prints it and keeps it; the model is safe by then, whatever fails here."""
+    try:
+        # Imported here, since SciPy takes a moment that the first epoch need not wait for.
+        from ml.performance import measured
+        from ml.report import write_report
+
+        performances = [measured(fold.history, len(fold.train_rows), probability, settings) for fold, probability
+                        in zip(folds, [*outcome.probabilities, outcome.kept.predict()], strict=True)]
+        table = fold_table(folds, outcome.results, performances)
+        numbers = performances[-1].metrics | mean_metrics(table)
+        print(performance_line(numbers), flush=True)
+        print(performances[-1].verdict, performances[-1].profit_verdict, sep="\n", flush=True)
+        metrics |= {"performance": {"metrics": numbers} | performances[-1].as_json(), "folds": table}
+        write_json(job.model / "metrics.json", metrics)
+        page = write_report(job.output_data, record, metrics, folds[-1].history, performances[-1])
+        print(f"report: {page}", flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"NO REPORT: {one_line(error)}; the model in {job.model} is whole", flush=True)

@@ -365,14 +365,20 @@ def _ended(place, record: dict[str, Any], *, as_json: bool) -> None:
 def _print_results(folder: Path, record: dict[str, Any]) -> None:
     """What a job measured, where its model is and how to load it."""
     metrics = {entry["MetricName"]: entry["Value"] for entry in record.get("FinalMetricDataList") or []}
-    published = None
+    published, performance = None, {}
     with contextlib.suppress(OSError, ValueError, KeyError):  # a script of the user's own may leave other files
         content = json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))
         metrics, published = content["best"], content.get("published")
+        performance = content.get("performance", {})
         out.print(f"epoch {content['best_epoch']} of {len(content['epochs'])} was kept")
     if metrics:
         _print_table(["metric", "value"], [[name, "nan" if value is None else f"{value:.6g}"]
-                                           for name, value in metrics.items()])
+                                           for name, value in (metrics | performance.get("metrics", {})).items()])
+    for verdict in ("verdict", "profit_verdict"):
+        if verdict in performance:
+            out.print(performance[verdict], soft_wrap=True, markup=False)
+    if (report := folder / "output" / "data" / "report.html").exists():
+        out.print(f"report: {report}", soft_wrap=True)
     model = folder / "model" / "model.keras"
     if not model.exists():
         return

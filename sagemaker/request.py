@@ -413,6 +413,8 @@ def _objective_problems(request, config, static):
         yield f"{at}.MetricName: must be one of {', '.join(goals)}, received {name!r}"
     elif goal in ("Maximize", "Minimize") and goal != goals[name]:
         yield f"{at}.Type: must be {goals[name]} for {name}, received {goal!r}"
+    elif config.get("Strategy") == "Hyperband" and METRICS[name].once:
+        yield f"{at}.MetricName: Hyperband needs a metric of every epoch, received {name!r}, which comes once a job"
     if "val_" in name and static.get("validation_fraction") in ("0", "0.0"):
         yield (f"{at}.MetricName: {name!r} needs a validation part, received validation_fraction="
                f"{static['validation_fraction']}")

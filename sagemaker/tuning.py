@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 import leaderboard
-from ml.settings import SETTINGS
+from ml.settings import METRICS, SETTINGS
 from places import TUNING_RECORD, place_on_this_machine
 from request import objective_of, ranges_of, training_part
 from runner import FINAL, now, read_record, write_record
@@ -115,6 +115,8 @@ class Search:
         self._static = self._record["TrainingJobDefinition"].get("StaticHyperParameters", {})
         self._ranges = [TunedRange(kind, entry) for kind, entry in ranges_of(self._record)]
         self._metric, self._maximize = objective_of(self._record)
+        # Such a metric comes when the training is over: there is nothing to stop early.
+        self._comes_once = self._metric in METRICS and METRICS[self._metric].once
         limits = self._config["ResourceLimits"]
         self._grid = list(itertools.product(*(range_.distribution.choices for range_ in self._ranges))) \
             if self._config["Strategy"] == "Grid" else []
@@ -304,7 +306,7 @@ class Search:
         for step, value in enumerate(values[known:], known + 1):
             trial.report(value, step)
             if record["TrainingJobStatus"] == "InProgress" and "stopped_early" not in trial.user_attrs \
-                    and trial.should_prune():
+                    and not self._comes_once and trial.should_prune():
                 trial.set_user_attr("stopped_early", True)
                 self._log(f"{job} stopped early at {self._metric}={value:.6g} after epoch {step}")
                 self._place.stop(job)

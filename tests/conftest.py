@@ -7,7 +7,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-pytest_plugins = ["kydb_servers", "launching"]
+pytest_plugins = ["browser", "kydb_servers", "launching"]
 
 _SHARED = Path(os.environ.get("POSITION_TRAINER_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 

@@ -85,8 +85,8 @@ def wait_for(process, text):
     raise AssertionError("".join(lines) + process.stderr.read())
 
 
-def wait_for_checkpoint(process, job):
-    """Waits until a running job has a whole checkpoint; one still being written has another name."""
-    while not list((job.base / "checkpoints").rglob("[0-9]*.ckpt")):
+def wait_for_checkpoint(process, job, fold=""):
+    """Waits until a running job has a whole checkpoint of a fold; one still being written has another name."""
+    while not list((job.base / "checkpoints").glob(f"*/{fold}/[0-9]*.ckpt")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)

@@ -59,6 +59,7 @@ def test_it_trains_with_no_network_and_little_of_a_machine(job):
     model = keras.saving.load_model(small.base / "model/model.keras")
     assert model.output_shape == (None, 2)
     assert "Traceback" not in small.errors
+    assert (small.base / "output/data/report.html").stat().st_size > 100_000
 
 
 def test_no_command_means_train(job):
@@ -76,8 +77,8 @@ def test_it_runs_read_only_as_any_user_who_then_owns_what_it_leaves(job, user):
     for path in [owned.base, *owned.base.rglob("*")]:
         os.chown(path, number, number)
     assert owned.run("--user", user, "--read-only", "--tmpfs", "/tmp", *MACHINE) == 0, owned.errors
-    left = list((owned.base / "model").rglob("*"))
-    assert len(left) > 5 and {path.stat().st_uid for path in left} == {number}
+    left = [path for folder in ("model", "output") for path in (owned.base / folder).rglob("*")]
+    assert len(left) > 15 and {path.stat().st_uid for path in left} == {number}
 
 
 def test_the_same_job_trains_the_same_model_as_a_process(job, tmp_path, market):

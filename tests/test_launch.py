@@ -19,7 +19,8 @@ def test_a_job_runs_and_leaves_what_sagemaker_would(launch):
     out = launch("train", *launch.stub, "--name", "one", "--set", "dropout=0.25")
     assert "epoch=3/3 loss=3.03333e-06" in out
     assert "one: Completed" in out
-    assert "best_val_accuracy\t0.916667" in out
+    assert "best_val_accuracy\t0.916667" in out and "val_pnl\t-1.5" in out
+    assert f"The model is a [stub].\nNothing.\nreport: {launch.runs}/one/output/data/report.html\n" in out
     seen = launch.record("one", "output/data/seen.json")
     assert seen["parameters"]["dropout"] == "0.25"  # every value is text
     assert seen["job"] == "one"
@@ -41,13 +42,15 @@ def test_the_reason_of_a_failure_is_the_last_line_and_the_exit_code_is_not_zero(
 def test_metric_definitions_give_back_the_numbers_of_metrics_json(launch):
     launch("train", *launch.stub, "--name", "one")
     log = (launch.runs / "one" / "job.log").read_text()
-    epochs = launch.record("one", "model/metrics.json")["epochs"]
+    metrics = launch.record("one", "model/metrics.json")
+    epochs, once = metrics["epochs"], metrics["performance"]["metrics"]
     found = runner.metrics_in(log, launch.record("one")["AlgorithmSpecification"]["MetricDefinitions"])
     assert found["loss"][0] == 9.1e-06
-    for name in METRICS:
-        assert [None if value != value else value for value in found[name]] == [epoch[name] for epoch in epochs]
+    for name, values in found.items():
+        expected = [once[name]] if name in once else [epoch[name] for epoch in epochs if name in epoch]
+        assert [None if value != value else value for value in values] == expected
     assert {entry["MetricName"]: entry["Value"] for entry in launch.record("one")["FinalMetricDataList"]} \
-        == {name: epochs[-1][name] for name in METRICS}
+        == {name: value for name, value in epochs[-1].items() if name in METRICS} | once
 
 
 def test_the_real_job_on_the_simulated_market(launch):
@@ -56,8 +59,11 @@ def test_the_real_job_on_the_simulated_market(launch):
     found = runner.metrics_in((launch.runs / "real" / "job.log").read_text(), metric_definitions())
     epochs = launch.record("real", "model/metrics.json")["epochs"]
     assert len(epochs) == 2
-    for name in METRICS:
-        assert found[name] == [epoch[name] for epoch in epochs]
+    once = launch.record("real", "model/metrics.json")["performance"]["metrics"]
+    for name, metric in METRICS.items():
+        assert [None if value != value else value for value in found[name]] \
+            == ([once[name]] if metric.once else [epoch[name] for epoch in epochs])
+    assert (launch.runs / "real" / "output" / "data" / "report.html").stat().st_size > 100_000
     assert "keras.models.load_model(" in out
     url = re.search(r"kydb.connect\('(.+?)'\)", out).group(1)
     model = kydb.connect(url)["/ml/models/sample_market_model.h5"]

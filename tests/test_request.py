@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import request as requests
 from launch import main
-from ml.settings import metric_definitions
+from ml.settings import METRICS, metric_definitions
 
 FOLDER = Path(__file__).resolve().parents[1] / "sagemaker"
 IMAGE = "999988887777.dkr.ecr.eu-west-1.amazonaws.com/position-trainer:1"
@@ -156,6 +156,18 @@ def test_hyperbands_rules(tuning):
     config["TrainingJobEarlyStoppingType"] = "Off"
     config["StrategyConfig"] = {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}
     requests.check(tuning, "local")
+    config["HyperParameterTuningJobObjective"]["MetricName"] = "val_auc"
+    assert "Hyperband needs a metric of every epoch, received 'val_auc'" in problems(tuning)[0]
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.goal])
+def test_every_metric_with_a_goal_can_be_tuned_for(tuning, name):
+    tuning[CONFIG]["HyperParameterTuningJobObjective"] = {"Type": METRICS[name].goal, "MetricName": name}
+    requests.check(tuning, "local")
+
+
+def test_there_is_room_for_more_metrics():
+    assert len(metric_definitions()) < 40  # as many as SageMaker takes
 
 
 def test_all_problems_are_told_at_once(training):

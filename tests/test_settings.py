@@ -16,6 +16,7 @@ from ml.settings import (
     metric_definitions,
     metric_line,
     parse_settings,
+    performance_line,
     rounded,
 )
 
@@ -62,6 +63,9 @@ def test_what_sagemaker_adds_is_passed_over():
     ({"start_date": "yesterday"}, "start_date must be a date such as 2020-06-01"),
     ({"start_date": "2020-06-02", "end_date": "2020-06-01"}, "start_date must be before end_date"),
     ({"patience": "3", "validation_fraction": "0"}, "patience needs a validation part"),
+    ({"patience": "3", "monitor": "last"}, "patience needs a monitored metric, received monitor=last"),
+    ({"folds": "2", "validation_fraction": "0"}, "validation_fraction must be in (0, 1), received 2 times 0.0"),
+    ({"folds": "10"}, "folds times validation_fraction must be in (0, 1), received 10 times 0.1"),
 ], ids=str)
 def test_a_wrong_value_is_told_with_what_is_allowed(hyperparameters, message):
     with pytest.raises(UserError) as caught:
@@ -113,6 +117,13 @@ def test_each_expression_finds_its_own_metric_only():
     line = metric_line(1, 1, {name: float(i) for i, name in enumerate(METRICS)})
     for i, definition in enumerate(metric_definitions()):
         assert [float(text) for text in re.findall(definition["Regex"], line)] == [i]
+
+
+def test_what_comes_once_a_job_is_a_line_of_its_own():
+    once = {name: 0.5 for name, metric in METRICS.items() if metric.once}
+    line = performance_line(once)
+    assert line.startswith("performance ") and "\n" not in line
+    assert [name for name, metric in METRICS.items() if re.search(metric.regex, line)] == list(once)
 
 
 def test_the_declaration_is_frozen():

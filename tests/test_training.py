@@ -89,7 +89,7 @@ def test_an_epoch_is_one_line_whose_numbers_the_declared_expressions_find():
     _, result, lines = fit()
     assert [line.split()[0] for line in lines] == ["epoch=1/3", "epoch=2/3", "epoch=3/3"]
     for line, metrics in zip(lines, result.history, strict=True):
-        found = {name: re.search(metric.regex, line) for name, metric in METRICS.items()}
+        found = {name: re.search(metric.regex, line) for name, metric in METRICS.items() if not metric.once}
         assert {name: float(match.group(1)) for name, match in found.items()} == metrics
 
 
@@ -109,6 +109,48 @@ def test_the_weights_kept_are_those_of_the_best_epoch():
     accuracy = model.evaluate(sequence_of(400, 2, settings), verbose=0)[1]
     assert accuracy == pytest.approx(max(scores), abs=1e-5)
     assert result.history[-1]["best_val_accuracy"] == max(scores)
+
+
+def test_the_last_epochs_weights_are_kept_where_nothing_is_to_choose():
+    settings = dataclasses.replace(SMALL, epochs=6, learning_rate=0.3)
+    assert fit(settings)[1].best_epoch < 6, "choose settings whose last epoch is not the best"
+    _, result, _ = fit(dataclasses.replace(settings, monitor="last"))
+    assert result.best_epoch == 6
+    assert result.history[-1]["best_val_loss"] == result.history[-1]["val_loss"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_probabilities_are_the_kept_models(precision, monkeypatch):
+    monkeypatch.setattr("ml.training._PREDICTED_AT_ONCE", 100)
+    settings = dataclasses.replace(SMALL, epochs=6, learning_rate=0.1)
+    model, trainer = trainer_of(settings, instance=cpu(precision=precision))
+    result = trainer.fit(stop=Stop(), report=lambda line: None)
+    sequence = sequence_of(400, 2, settings, enable_shuffle=False)
+    found = trainer.probabilities()
+    expected = model.predict(sequence.windows(np.arange(sequence.num_windows)), verbose=0)[:, 1]
+    assert found.dtype == np.float32
+    full = precision == "float32"
+    np.testing.assert_allclose(found, expected, atol=1e-6 if full else 0.03)
+    accuracy = np.mean((found > 0.5) == sequence.labels)
+    assert accuracy == pytest.approx(result.history[-1]["best_val_accuracy"], abs=1e-5 if full else 0.01)
+
+
+def test_no_later_price_changes_a_models_probability():
+    settings = dataclasses.replace(SMALL, epochs=2, monitor="last")
+    found = []
+    for later in (1.0, 1.3):
+        with cpu().strategy.scope():
+            model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
+        validation = sequence_of(400, 2, settings, enable_shuffle=False)
+        frame = pd.DataFrame({"mid": validation.prices.copy(), "position": 1.0})
+        frame.loc[200:, "mid"] *= later
+        validation = TrainSequence(frame, settings.lookback, settings.batch_size, enable_shuffle=False)
+        trainer = Trainer(model, settings, cpu(), sequence_of(1500, 1, settings, seed=5), validation)
+        trainer.fit(stop=Stop(), report=lambda line: None)
+        found.append(trainer.probabilities())
+    before = 200 - settings.lookback + 1
+    np.testing.assert_array_equal(found[0][:before], found[1][:before])
+    assert np.abs(found[0][before:] - found[1][before:]).max() > 0.01
 
 
 def test_patience_ends_a_training_that_no_longer_improves():
@@ -215,11 +257,13 @@ sys.path[:0] = sys.argv[1:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from test_training import SMALL, cpu, fit, without_speed
+from test_training import SMALL, Stop, cpu, trainer_of, without_speed
 settings = dataclasses.replace(SMALL, batch_size=63)  # which two devices cannot share evenly
 for count in (1, 2):
-    _, result, _ = fit(settings, instance=cpu(count))
-    print("losses", *(value for epoch in without_speed(result.history) for value in epoch.values()))
+    _, trainer = trainer_of(settings, instance=cpu(count))
+    result = trainer.fit(stop=Stop(), report=lambda line: None)
+    print("losses", *(value for epoch in without_speed(result.history) for value in epoch.values()),
+          *trainer.probabilities())
 """
     output = subprocess.run([sys.executable, "-c", script, *sys.path[:4]], capture_output=True, text=True,
                             check=False)

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import random
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -118,6 +117,16 @@ def test_trials_worse_than_the_median_are_stopped_early(tune):
     assert statuses[:3] == ["Completed"] * 3  # there is nothing to compare with
     assert "Stopped" in statuses
     assert found["BestTrainingJob"]["TrainingJobStatus"] == "Completed"
+
+
+def test_an_objective_that_comes_once_a_job_is_searched_for_and_stops_nothing_early(tune):
+    found = tune("--max-jobs", 6, ranges=ONE_RANGE, Strategy="Random", TrainingJobEarlyStoppingType="Auto",
+                 HyperParameterTuningJobObjective={"Type": "Maximize", "MetricName": "mean_val_accuracy"})
+    assert {trial["TrainingJobStatus"] for trial in found["Trials"]} == {"Completed"}
+    best = found["BestTrainingJob"]
+    assert best["FinalHyperParameterTuningJobObjectiveMetric"]["MetricName"] == "mean_val_accuracy"
+    nearest = min(points(found), key=lambda point: abs(float(point["dropout"]) - 0.3))
+    assert best["TunedHyperParameters"] == nearest and len(values(found)) == 6
 
 
 def test_hyperband_stops_trials_early(tune):
@@ -265,24 +274,6 @@ def test_a_trial_that_still_runs_is_not_the_best():
 def test_a_page_without_an_objective_yet_has_no_charts():
     tuning, trials = example()
     assert "<figure>" not in leaderboard.page(tuning, trials[2:3])
-
-
-@pytest.fixture(params=[1280, 390], ids=["laptop", "phone"])
-def browser(request, tmp_path):
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium and chromium-driver are not installed; .ci/run installs them")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    for flag in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "disable-dev-shm-usage",
-                 f"user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": request.param < 500})
-    yield driver
-    driver.quit()
 
 
 def test_the_page_in_a_browser(browser, tmp_path):

@@ -93,9 +93,13 @@ class Settings:
     validation_fraction: float = _setting(
         0.1, "share of the rows, the last ones, held out; 0 switches validation off", interval="[0, 1)"
     )
+    folds: int = _setting(
+        1, "stretches of validation_fraction at the end that are validated in turn, each by a model of its own "
+        "trained on what came before; the last one's is kept", interval="[1, 100]",
+    )
     monitor: str = _setting(
-        "val_loss", "validation metric that chooses the epoch whose weights are kept",
-        choices=("val_loss", "val_accuracy"),
+        "val_loss", "validation metric that chooses the epoch whose weights are kept; last: no choice, the last "
+        "epoch's are", choices=("val_loss", "val_accuracy", "last"),
     )
     patience: int = _setting(
         0, "epochs without a better monitored metric before training stops; 0: train to the last epoch",
@@ -116,6 +120,10 @@ class Settings:
         None, "last day or time used, included (UTC); empty: the last there is"
     )
     # The results
+    threshold: float = _setting(
+        0.0, "when following predictions, keep the position while the probability of buy is this near to 0.5",
+        interval="[0, 0.5)", scaling="Linear",
+    )
     model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only")
     model_key: str = _setting(
         "/ml/models/fx_btc_jpy_model.h5",
@@ -256,6 +264,13 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
     if values.get("patience") and values.get("validation_fraction") == 0:
         problems.append("hyperparameter patience needs a validation part, received validation_fraction=0; "
                         "set patience=0 or a validation_fraction above 0")
+    if values.get("patience") and values.get("monitor") == "last":
+        problems.append("hyperparameter patience needs a monitored metric, received monitor=last; set patience=0 "
+                        "or monitor=val_loss")
+    fraction = values.get("validation_fraction", SETTINGS["validation_fraction"].default)
+    if values.get("folds", 1) > 1 and not 0 < values["folds"] * fraction < 1:
+        problems.append(f"hyperparameter folds times validation_fraction must be in (0, 1), received "
+                        f"{values['folds']} times {fraction}")
     return values, problems
 
 
@@ -273,11 +288,12 @@ def parse_settings(hyperparameters: Mapping[str, Any]) -> Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number printed once an epoch, as `name=value`."""
+    """A number printed as `name=value`, once an epoch or once a job."""
 
     name: str
     help: str
     goal: str | None = None  # Minimize or Maximize where it can be a tuning objective
+    once: bool = False  # printed once a job, after its training
 
     @property
     def regex(self) -> str:
@@ -293,6 +309,31 @@ METRICS = {metric.name: metric for metric in (
     Metric("best_val_loss", "val_loss of the weights kept so far", "Minimize"),
     Metric("best_val_accuracy", "val_accuracy of the weights kept so far", "Maximize"),
     Metric("windows_per_second", "training windows a second"),
+    # Of the model that is kept, on its held-out rows (`ml.performance`)
+    *(Metric(name, text, goal, once=True) for name, text, goal in (
+        ("val_log_loss", "cross-entropy of the probabilities, in nats", "Minimize"),
+        ("val_brier", "mean squared difference of the probability of buy from the label", "Minimize"),
+        ("val_ece", "expected calibration error: mean distance of probability and share of buys, in ten bins",
+         "Minimize"),
+        ("val_auc", "area under the ROC curve", "Maximize"),
+        ("val_baseline_accuracy", "accuracy of the best baseline", None),
+        ("val_accuracy_gain", "accuracy minus the best baseline's", "Maximize"),
+        ("val_accuracy_gain_low", "lower end of its 95 % interval; above 0: skill", "Maximize"),
+        ("val_accuracy_gain_high", "upper end of its 95 % interval", None),
+        ("val_pnl", "profit of following the predictions with one unit, spread paid, in price units", "Maximize"),
+        ("val_sharpe", "its Sharpe ratio a year, of days", "Maximize"),
+        ("val_max_drawdown", "its deepest fall from a peak, in price units", "Minimize"),
+        ("val_turnover", "units it trades a day", "Minimize"),
+    )),
+    # Means over the folds, of the weights that each keeps
+    *(Metric(f"mean_{name}", f"mean over the folds of {text}", goal, once=True) for name, text, goal in (
+        ("val_loss", "best_val_loss", "Minimize"),
+        ("val_accuracy", "best_val_accuracy", "Maximize"),
+        ("val_auc", "val_auc", "Maximize"),
+        ("val_accuracy_gain", "val_accuracy_gain", "Maximize"),
+        ("val_pnl", "val_pnl", "Maximize"),
+        ("val_sharpe", "val_sharpe", "Maximize"),
+    )),
 )}
 
 
@@ -314,8 +355,16 @@ def metric_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
         epochs: how many the job asks for.
         values: metric name to value, rounded; only declared names.
     """
-    shown = " ".join(f"{name}={values[name]:.6g}" for name in METRICS if name in values)
-    return f"epoch={epoch}/{epochs} {shown}"
+    return f"epoch={epoch}/{epochs} {_shown(values)}"
+
+
+def performance_line(values: Mapping[str, float]) -> str:
+    """The line of the metrics that a job prints once; values as in `metric_line`."""
+    return f"performance {_shown(values)}"
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={values[name]:.6g}" for name in METRICS if name in values)
 
 
 def settings_table() -> str:

@@ -68,6 +68,9 @@ class TrainingResult:
     stopped: bool
 
 
+_PREDICTED_AT_ONCE = 4096  # windows
+
+
 class _DeviceWindows:
     """A sequence's prices on the devices, and its windows and labels cut there."""
 
@@ -145,6 +148,19 @@ class Trainer:
         losses, correct = self._forward(*self._validation_windows(mine), keys, rows, 0.0)
         return tf.reduce_sum(losses), _count(correct)
 
+    def _replica_predict(self, starts):
+        mine, rows = _share(starts)
+        windows, _ = self._validation_windows(mine)
+        output = logits(self._weights, windows, dropout=0.0, keys=np.zeros(self._settings.layers, np.uint32), rows=rows)
+        return tf.scatter_nd(rows[:, None], tf.nn.softmax(output)[:, 1], tf.shape(starts))
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
+    def _predict(self, starts):
+        """Probability of buy of the validation windows that begin at starts: float32, (batch,)."""
+        # A device leaves zeros where a window is another's.
+        return self._instance.strategy.reduce(
+            "SUM", self._instance.strategy.run(self._replica_predict, (starts,)), axis=None)
+
     def _sums(self, replica_function, starts, keys):
         """Runs a function on each row of starts, over all devices, and adds up what it returns."""
         loss_sum = correct_sum = tf.constant(0.0)
@@ -206,7 +222,7 @@ class Trainer:
                     break
                 if self._end_epoch(progress, report, log):
                     best = [weight.numpy() for weight in self._weights]
-                save(force=progress.epoch == self._settings.epochs)
+                save(force=progress.epoch == self._settings.epochs or self._out_of_patience(progress))
         if stop.is_set:
             save(force=True)
         elif progress.epoch < self._settings.epochs:
@@ -284,8 +300,16 @@ class Trainer:
             step += len(starts)
         return {"val_loss": loss_sum / count, "val_accuracy": correct_sum / count}
 
+    def probabilities(self) -> np.ndarray:
+        """Probability of buy of each validation window, from the model's weights: float32, (windows,)."""
+        starts = np.arange(self._validation.num_windows, dtype=np.int32)
+        return np.concatenate([self._predict(starts[first:first + _PREDICTED_AT_ONCE]).numpy()
+                               for first in range(0, len(starts), _PREDICTED_AT_ONCE)])
+
     def _better(self, metrics: dict[str, float], best: dict[str, float]) -> bool:
         name = self._settings.monitor
+        if name == "last":
+            return True
         difference = metrics[name] - best[name]
         if np.isnan(best[name]):
             return not np.isnan(metrics[name])

@@ -143,9 +143,10 @@ def _trained(job: Job, settings: Settings, train_rows: pd.DataFrame, validation_
 def _identity(settings: Settings, record: dict[str, Any], precision: str) -> dict[str, Any]:
     """What a checkpoint must share with the job that resumes from it: all that changes the weights.
 
-    More epochs are allowed: they continue the same training.
+    More epochs are allowed: they continue the same training, unless the learning rate's way depends on them.
     """
     names = ("lookback", "horizon", "nodes", "layers", "dropout", "batch_size", "learning_rate",
-             "warmup_steps", "optimizer", "seed", "validation_fraction", "monitor")
+             "warmup_steps", "schedule", "weight_decay", "label_smoothing", "optimizer", "seed",
+             "validation_fraction", "monitor", *(["epochs"] if settings.schedule == "cosine" else []))
     return {name: getattr(settings, name) for name in names} | {
         "precision": precision, "data": record["data"]["sha256"]}

@@ -49,10 +49,24 @@ def _setting(default, text, *, interval=None, choices=(), scaling=None):
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# Values by the name of a preset, for the settings that a job does not give.
+PRESETS = {
+    "default": {},
+    "original": {  # the job that this project began with
+        "lookback": 1440, "nodes": 1024, "layers": 2, "dropout": 0.2, "epochs": 10, "batch_size": 4096,
+        "learning_rate": 0.001, "warmup_steps": 50, "schedule": "constant", "weight_decay": 0.0,
+        "label_smoothing": 0.0, "optimizer": "adam", "monitor": "val_loss", "patience": 0,
+    },
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The hyperparameters of a job, parsed and checked; build it with `parse_settings`."""
 
+    preset: str = _setting(
+        "default", "named values for the settings that are not given", choices=tuple(PRESETS)
+    )
     # The windows and the labels
     lookback: int = _setting(
         1440, "prices in a window, the predicted minute included",
@@ -83,6 +97,18 @@ class Settings:
     )
     warmup_steps: int = _setting(
         50, "steps in which the learning rate rises to its full size", interval="[0, 1000000]", scaling="Linear"
+    )
+    schedule: str = _setting(
+        "constant", "the learning rate after the warm-up: constant, or a cosine that reaches 0 at the last step",
+        choices=("constant", "cosine"), scaling="Categorical",
+    )
+    weight_decay: float = _setting(
+        0.0, "share of a kernel, times the learning rate, taken off in a step; 0: none (adamw: Keras' 0.004)",
+        interval="[0, 100]", scaling="Logarithmic",
+    )
+    label_smoothing: float = _setting(
+        0.0, "how far training pulls the labels 0 and 1 towards one half; 1 would be all the way",
+        interval="[0, 1)", scaling="Linear",
     )
     optimizer: str = _setting(
         "adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical"
@@ -233,7 +259,7 @@ def unknown_name(name: str) -> str:
 
 
 def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values that are right, and a message for each that is wrong.
+    """The values that are right, those of their preset included, and a message for each that is wrong.
 
     Args:
         hyperparameters: name to text or YAML scalar; names that SageMaker adds are passed over.
@@ -249,6 +275,7 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
             values[name] = parse_value(name, value)
         except UserError as error:
             problems.append(str(error))
+    values = PRESETS[values.get("preset", "default")] | values
     start, end = values.get("start_date"), values.get("end_date")
     if start and end and start >= end:
         problems.append(f"hyperparameter start_date must be before end_date, received "
@@ -319,16 +346,19 @@ def metric_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
 
 
 def settings_table() -> str:
-    """The settings as a Markdown table: name, default, range, meaning."""
-    rows = ["| name | default | range | meaning |", "|---|---|---|---|"]
+    """The settings as a Markdown table: name, default, the other presets' values that differ, range, meaning."""
+    others = list(PRESETS.values())[1:]
+    columns = ["name", *PRESETS, "range", "meaning"]
+    rows = [columns, ["---"] * len(columns)]
     for name, field in SETTINGS.items():
         allowed = field.metadata["interval"] or ", ".join(field.metadata["choices"])
         if isinstance(field.default, bool):
             allowed = "true, false"
         default = "" if field.default is None else str(field.default).lower() \
             if isinstance(field.default, bool) else field.default
-        rows.append(f"| {name} | {default} | {allowed} | {field.metadata['help']} |")
-    return "\n".join(rows)
+        different = ["" if preset.get(name, field.default) == field.default else preset[name] for preset in others]
+        rows.append([name, default, *different, allowed, field.metadata["help"]])
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 
 A fold trains on all rows before its stretch but a purge, as a job does: the last tenth of them chooses the epoch.
 Baselines are fitted on the same rows. Every minute of a stretch is predicted, by every candidate alike. Predictions
-are kept in runs/research under the settings they are of. Real prices are needed (POSITION_TRAINER_SHARED).
+are kept in runs/research under the settings they are of; delete it to compute them afresh. Real prices are needed (POSITION_TRAINER_SHARED).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -58,7 +59,9 @@ CANDIDATES = {
     **{f"weight decay {share}": {"weight_decay": share} for share in (1.0, 10.0)},
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "constant learning rate": {"schedule": "constant"},
-    "learning rate 0.003": {"learning_rate": 0.003},
+    **{f"learning rate {rate}": {"learning_rate": rate} for rate in (0.0003, 0.003)},
+    "dropout 0.0, learning rate 0.0003": {"dropout": 0.0, "learning_rate": 0.0003},
+    "what a tuning job found": {"lookback": 482, "nodes": 105, "dropout": 0.01862, "learning_rate": 0.0003388},
     **{f"batch size {size}": {"batch_size": size} for size in (256, 4096)},
     **{f"epochs {epochs}": {"epochs": epochs} for epochs in (1, 2, 5)},
 }
@@ -106,7 +109,7 @@ def known(span, name: str, compute) -> np.ndarray:
         probabilities = compute(stretch(*span)).astype(np.float32)
         RESULTS.mkdir(parents=True, exist_ok=True)
         np.save(path, probabilities)
-        print(f"{span[0]} in {time.monotonic() - began:.0f} s: {name}", flush=True)
+        print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr)
     return np.load(path)
 
 
@@ -126,6 +129,7 @@ def network(span, changes: dict | list[dict]) -> np.ndarray:
     if isinstance(changes, list):
         return np.mean([network(span, of_one) for of_one in changes], axis=0)
     settings = Settings(**changes)
+    print(f"{span[0]}: {changes or 'the shipped defaults'}", file=sys.stderr)
     name = json.dumps({field.name: getattr(settings, field.name) for field in dataclasses.fields(Settings)
                        if field.name != "preset"}, default=str)
     return known(span, name, lambda part: _trained(part, settings))
@@ -138,7 +142,7 @@ def _trained(part: Stretch, settings: Settings) -> np.ndarray:
     Trainer(model, settings, device,
             TrainSequence(train_rows, settings.lookback, settings.batch_size, seed=settings.seed),
             TrainSequence(held_out, settings.lookback, settings.batch_size, enable_shuffle=False),
-            ).fit(stop=_NeverStops(), report=lambda line: print(" ", line, flush=True))
+            ).fit(stop=_NeverStops(), report=lambda line: print(f"  {line}", file=sys.stderr))
     return np.concatenate([np.asarray(model(windows))[:, 1] for windows in _windows(part, settings.lookback)])
 
 
@@ -213,9 +217,9 @@ def interval(differences: np.ndarray, days: np.ndarray, resamples: int = 2000) -
     return f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def over(spans, predict) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each row of all stretches is predicted right, and its log-loss."""
-    pairs = [right_and_loss(predict(span), stretch(*span).labels) for span in spans]
+def over(predict) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row of all folds is predicted right, and its log-loss."""
+    pairs = [right_and_loss(predict(span), stretch(*span).labels) for span in FOLDS]
     return tuple(np.concatenate(column) for column in zip(*pairs, strict=True))
 
 
@@ -225,18 +229,19 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def folds(names: list[str]) -> None:
-    """Every candidate over all folds, and what it is better or worse by than the shipped defaults."""
+    """Every candidate and baseline over all folds, and what it is better or worse by than the shipped defaults."""
     def days():
         counted = np.cumsum([0, *(stretch(*span).days[-1] + 1 for span in FOLDS)])
         return np.concatenate([stretch(*span).days + offset for span, offset in zip(FOLDS, counted, strict=False)])
 
-    shipped = over(FOLDS, lambda span: network(span, {}))
-    rows = []
-    for name in names:
-        right, loss = over(FOLDS, lambda span, name=name: network(span, CANDIDATES[name]))
-        rows.append([name, f"{right.mean():.4f}", f"{loss.mean():.4f}",
-                     *(interval(ours - theirs, days()) if CANDIDATES[name] else ""
-                       for ours, theirs in ((right, shipped[0]), (loss, shipped[1])))])
+    shipped = over(lambda span: network(span, {}))
+    found = {name: over(functools.partial(network, changes=CANDIDATES[name])) for name in names}
+    fitted = {span: list(baselines(span).items()) for span in FOLDS}
+    for number, (name, _) in enumerate(fitted[FOLDS[0]]):
+        found[name.partition(",")[0]] = over(lambda span, number=number: fitted[span][number][1])
+    rows = [[name, f"{right.mean():.4f}", f"{loss.mean():.4f}",
+             interval(right - shipped[0], days()), interval(loss - shipped[1], days())]
+            for name, (right, loss) in found.items()]
     print(f"\nFolds {', '.join(f'{start} to {end}' for start, end in FOLDS)} (ends excluded):\n")
     table(["candidate", "accuracy", "log-loss", "accuracy beyond the defaults'", "log-loss beyond the defaults'"], rows)
 

@@ -263,7 +263,7 @@ def test_a_preset_gives_all_that_the_request_does_not(command):
     request = dry_run(command, "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/", "--set", "preset=original",
                       "--set", "batch_size=512")
     given = requests.hyperparameters_of(request)
-    expected = PRESETS["original"] | {"batch_size": 512} | ({"epochs": 5} if command == "tune" else {})
+    expected = PRESETS["original"] | {"batch_size": 512} | ({"epochs": 3} if command == "tune" else {})
     settings = parse_settings(given)
     assert {name: getattr(settings, name) for name in expected} == expected
     assert len(requests.ranges_of(request)) == (4 if command == "tune" else 0)  # which win over it as well

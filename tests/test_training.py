@@ -18,7 +18,7 @@ from ml.training import Trainer, _smoothed
 from train import _identity
 
 SMALL = Settings(lookback=20, nodes=16, layers=2, dropout=0.3, epochs=3, batch_size=64, seed=5,
-                 learning_rate=0.01, warmup_steps=0, checkpoint_seconds=1)
+                 learning_rate=0.01, warmup_steps=0, schedule="constant", checkpoint_seconds=1)
 REGULARISED = dataclasses.replace(SMALL, warmup_steps=10, schedule="cosine", weight_decay=0.1, label_smoothing=0.1)
 
 

@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe \
 	--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help setup train tune test lint bench image licences requirements clean
+.PHONY: help setup train tune test lint bench research image licences requirements clean
 
 help:  ## what there is to make
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +44,9 @@ image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
 	docker build --quiet $(BASE) --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) \
 		--build-arg VERSION=$(shell git describe --tags --always --dirty) --build-arg REVISION=$(shell git rev-parse HEAD) .
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
+
+research: $(VENV)/tests  ## what the model is worth on real prices, and what was tried [ARGS="folds NAME"]
+	PYTHONPATH=container $(BIN)/python tests/research.py $(ARGS)
 
 licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=name]
 	@docker run --rm --network none --volume $(CURDIR)/$(VENV)/lib/python3.11/site-packages:/tools:ro $(IMAGE) \

@@ -151,10 +151,12 @@ def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSig
 def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: Fold) -> dict[str, Any]:
     """What a checkpoint must share with the job that resumes from it: all that changes the weights.
 
-    More epochs are allowed: they continue the same training. The last fold's is that of a job of one fold.
+    More epochs are allowed: they continue the same training, unless the learning rate's way depends on them.
+    The last fold's is that of a job of one fold.
     """
     names = ("lookback", "horizon", "nodes", "layers", "dropout", "batch_size", "learning_rate",
-             "warmup_steps", "optimizer", "seed", "validation_fraction", "monitor")
+             "warmup_steps", "schedule", "weight_decay", "label_smoothing", "optimizer", "seed",
+             "validation_fraction", "monitor", *(["epochs"] if settings.schedule == "cosine" else []))
     return {name: getattr(settings, name) for name in names} | {
         "precision": precision, "data": record["data"]["sha256"]} | (
         {"fold": f"{fold.number} of {fold.count}"} if fold.subfolder else {})

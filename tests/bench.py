@@ -61,12 +61,13 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 
 def trainer(sequence, **settings):
-    """A trainer of the default network, where `settings` do not say otherwise, on a sequence."""
+    """A trainer of the original network, where `settings` do not say otherwise, on a sequence."""
     from ml.instance import find_instance
     from ml.network import build_network
-    from ml.settings import Settings
+    from ml.settings import PRESETS, Settings
     from ml.training import Trainer
-    settings = Settings(lookback=sequence.lookback_period, batch_size=sequence.batch_size, **settings)
+    settings = Settings(**PRESETS["original"] | {
+        "lookback": sequence.lookback_period, "batch_size": sequence.batch_size, **settings})
     instance = find_instance(settings.precision)
     model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
     return Trainer(model, settings, instance, sequence, None)
@@ -136,7 +137,7 @@ def against_ceiling(precision: str):
 
 @case
 def step_bfloat16():
-    """Training step of the default network, bfloat16, batch 4400, against its five multiplications alone"""
+    """Training step of the original network, bfloat16, batch 4400, against its five multiplications alone"""
     return against_ceiling("bfloat16")
 
 
@@ -380,13 +381,13 @@ def job_folder(base: Path) -> None:
     (base / "input/config").mkdir(parents=True)
     (base / "input/data/train").mkdir(parents=True)
     sample_market(rows=3 * YEAR, seed=1).to_parquet(base / "input/data/train/prices.parquet")
-    settings = {"epochs": "1", "batch_size": str(BATCH)}
+    settings = {"preset": "original", "epochs": "1", "batch_size": str(BATCH)}
     (base / "input/config/hyperparameters.json").write_text(json.dumps(settings))
 
 
 @case
 def whole_job():
-    """A job as SageMaker starts it: three years of prices in a Parquet channel, default network, one epoch"""
+    """A job as SageMaker starts it: three years of prices in a Parquet channel, original network, one epoch"""
     with tempfile.TemporaryDirectory() as folder:
         job_folder(Path(folder))
         began = time.perf_counter()

@@ -27,12 +27,12 @@ def main():
     if parameters.get("optimizer") == "sgd":
         (base / "output" / "failure").write_text("sgd is not for me")
         raise RuntimeError("sgd")
-    epochs, history = int(parameters["epochs"]), []
+    epochs, dropout, history = int(parameters["epochs"]), parameters.get("dropout", "0.2"), []
     for epoch in range(1, epochs + 1):
         if stop:
             break
         time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
-        accuracy = 1 - abs(float(parameters["dropout"]) - 0.3) - 0.1 / epoch
+        accuracy = 1 - abs(float(dropout) - 0.3) - 0.1 / epoch
         values = {"loss": 9.1e-06 / epoch, "accuracy": accuracy, "val_loss": float("nan"), "val_accuracy": accuracy,
                   "best_val_loss": 1 - accuracy, "best_val_accuracy": accuracy, "windows_per_second": 123456.7}
         values = {name: rounded(value) for name, value in values.items()}
@@ -41,7 +41,7 @@ def main():
     once = {"mean_val_accuracy": rounded(accuracy), "val_pnl": -1.5} if history else {}
     if history:
         print(performance_line(once), flush=True)
-    (base / "model" / "fx_btc_jpy_model.h5").write_bytes(b"\\x89HDF\\r\\n\\x1a\\n" + parameters["dropout"].encode())
+    (base / "model" / "fx_btc_jpy_model.h5").write_bytes(b"\\x89HDF\\r\\n\\x1a\\n" + dropout.encode())
     (base / "model" / "metrics.json").write_text(json.dumps(
         {"epochs": history, "best_epoch": len(history), "best": history[-1] if history else {},
          "performance": {"verdict": "The model is a [stub].", "profit_verdict": "Nothing.", "metrics": once}}))

@@ -119,7 +119,7 @@ def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(clo
     assert boto3.client("s3").get_object(Bucket="prices", Key="position-trainer/jobs/one/input/train/prices.csv")
     sent = boto3.client("sagemaker").describe_training_job(TrainingJobName="one")
     assert sent["RoleArn"] == ROLE
-    assert sent["HyperParameters"]["lookback"] == "1440"
+    assert sent["HyperParameters"] == {"preset": "default"}
     artifacts = re.fullmatch("s3://prices/(.+)", sent["ModelArtifacts"]["S3ModelArtifacts"]).group(1)
     put(artifacts, archive(**{"fx_btc_jpy_model.h5": H5, "metrics.json": b"{}"}))
     code, out, err = launch("status", "one", "--collect")

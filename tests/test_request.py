@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import request as requests
 from launch import main
-from ml.settings import METRICS, metric_definitions
+from ml.settings import METRICS, PRESETS, metric_definitions, parse_settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "sagemaker"
 IMAGE = "999988887777.dkr.ecr.eu-west-1.amazonaws.com/position-trainer:1"
@@ -86,6 +86,7 @@ TRAINING_MISTAKES = [
     ("Tags", [{"Key": "a", "Value": "1"}] * 51, ["Tags", "51 entries", "0 to 50"]),
     ("HyperParameters.dropuot", "0.1", ["HyperParameters", "dropuot", "did you mean dropout?"]),
     ("HyperParameters.dropout", "1", ["dropout", "'1'", "[0, 1)"]),
+    ("HyperParameters.preset", "origin", ["preset", "'origin'", "default, original"]),
     ("HyperParameters.epochs", "many", ["epochs", "'many'", "a whole number"]),
     ("HyperParameters.optimizer", "lion", ["optimizer", "'lion'", "adam, adamw"]),
     ("EnableNetworkIsolation", True, ["HyperParameters.prices_db", "'s3://prices'", "EnableNetworkIsolation"]),
@@ -129,6 +130,7 @@ TUNING_MISTAKES = [
     (f"{RANGES}.CategoricalParameterRanges", [{"Name": "seed", "Values": [str(n + 1) for n in range(31)]}],
      ["Values", "31 entries", "1 to 30"]),
     ("TrainingJobDefinition.StaticHyperParameters.dropout", "0.1", ["dropout", "'0.1'", "tuned as well"]),
+    ("TrainingJobDefinition.StaticHyperParameters.preset", "origin", ["preset", "'origin'", "default, original"]),
     ("TrainingJobDefinition.StaticHyperParameters.validation_fraction", "0",
      ["MetricName", "'best_val_accuracy'", "validation_fraction=0"]),
     (f"{CONFIG}.TuningJobCompletionCriteria", {"ConvergenceDetected": {"CompleteOnConvergence": "Enabled"}},
@@ -266,6 +268,17 @@ def test_set_takes_a_hyperparameter_out_of_the_ranges():
     assert request["TrainingJobDefinition"]["StaticHyperParameters"]["dropout"] == "0.1"
     assert [entry["Name"] for _, entry in requests.ranges_of(request)] == ["lookback", "nodes", "learning_rate"]
     assert request[CONFIG]["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 20, "MaxParallelTrainingJobs": 4}
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_preset_gives_all_that_the_request_does_not(command):
+    request = dry_run(command, "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/", "--set", "preset=original",
+                      "--set", "batch_size=512")
+    given = requests.hyperparameters_of(request)
+    expected = PRESETS["original"] | {"batch_size": 512} | ({"epochs": 3} if command == "tune" else {})
+    settings = parse_settings(given)
+    assert {name: getattr(settings, name) for name in expected} == expected
+    assert len(requests.ranges_of(request)) == (4 if command == "tune" else 0)  # which win over it as well
 
 
 def test_trials_do_not_publish():

@@ -10,6 +10,7 @@ import pytest
 from ml.errors import UserError
 from ml.settings import (
     METRICS,
+    PRESETS,
     SETTINGS,
     Interval,
     Settings,
@@ -18,6 +19,7 @@ from ml.settings import (
     parse_settings,
     performance_line,
     rounded,
+    settings_table,
 )
 
 UTC = timezone.utc
@@ -44,13 +46,34 @@ def test_text_as_sagemaker_its_sdk_and_yaml_write_it(text, value):
     assert getattr(parse_settings(text), name) == value
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_gives_what_is_not_given(preset):
+    settings = parse_settings({"preset": preset, "nodes": "7", "spread": "0.5"})
+    expected = dataclasses.asdict(Settings()) | PRESETS[preset] | {"preset": preset, "nodes": 7, "spread": 0.5}
+    assert dataclasses.asdict(settings) == expected
+
+
+def test_a_preset_holds_values_that_parse():
+    for preset in PRESETS.values():
+        texts = {name: str(value) for name, value in preset.items()}
+        assert {name: getattr(parse_settings(texts), name) for name in preset} == preset
+
+
+def test_the_table_shows_where_a_preset_differs():
+    rows = {cells[1]: cells for cells in ([cell.strip() for cell in row.split("|")]
+                                          for row in settings_table().splitlines())}
+    assert rows["name"][2:4] == ["default", "original"] and set(SETTINGS) < set(rows)
+    for name, value in PRESETS["original"].items():
+        assert rows[name][3] == ("" if value == SETTINGS[name].default else str(value))
+
+
 def test_what_sagemaker_adds_is_passed_over():
     assert parse_settings({"sagemaker_region": "eu-west-1", "_tuning_objective_metric": "val_loss"}) == Settings()
 
 
 @pytest.mark.parametrize(("hyperparameters", "message"), [
     ({"lookbak": "60"}, "unknown hyperparameter lookbak; did you mean lookback?"),
-    ({"zzz": "60"}, "unknown hyperparameter zzz; known: lookback"),
+    ({"zzz": "60"}, "unknown hyperparameter zzz; known: preset, lookback"),
     ({"dropout": "high"}, "dropout must be a number, received 'high'"),
     ({"dropout": "1"}, "dropout must be in [0, 1), received '1'"),
     ({"dropout": "nan"}, "dropout must be a finite number, received 'nan'"),
@@ -60,6 +83,7 @@ def test_what_sagemaker_adds_is_passed_over():
     ({"lookback": "1"}, "lookback must be in [2, 100000], received '1'"),
     ({"allow_cpu": "yes"}, "allow_cpu must be true or false, received 'yes'"),
     ({"optimizer": "adamm"}, "optimizer must be one of adam, adamw"),
+    ({"preset": "origin"}, "preset must be one of default, original, received 'origin'"),
     ({"start_date": "yesterday"}, "start_date must be a date such as 2020-06-01"),
     ({"start_date": "2020-06-02", "end_date": "2020-06-01"}, "start_date must be before end_date"),
     ({"patience": "3", "validation_fraction": "0"}, "patience needs a validation part"),

@@ -242,7 +242,7 @@ def test_the_model_is_published_to_s3_from_prices_in_dynamodb(tmp_path, aws, mar
 
 def test_three_years_of_real_prices_fit_into_a_gigabyte_and_a_half(tmp_path, shared):
     prices = (shared / "data/xbtusd_minutely_2017-06_2020-06.parquet").read_bytes()
-    job = JobFolder(tmp_path / "ml", {"nodes": 16, "epochs": 1, "batch_size": 4400, "spread": 0.5},
+    job = JobFolder(tmp_path / "ml", {"lookback": 1440, "nodes": 16, "epochs": 1, "batch_size": 4400, "spread": 0.5},
                     channel={"p.parquet": prices})
     process = job.start()
     output, errors = process.stdout.read(), process.stderr.read()

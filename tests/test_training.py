@@ -14,10 +14,12 @@ from ml.instance import make_instance
 from ml.network import build_network
 from ml.settings import METRICS, Settings
 from ml.train_sequence import TrainSequence
-from ml.training import Trainer
+from ml.training import Trainer, _smoothed
+from train import _identity
 
 SMALL = Settings(lookback=20, nodes=16, layers=2, dropout=0.3, epochs=3, batch_size=64, seed=5,
-                 learning_rate=0.01, warmup_steps=0, checkpoint_seconds=1)
+                 learning_rate=0.01, warmup_steps=0, schedule="constant", checkpoint_seconds=1)
+REGULARISED = dataclasses.replace(SMALL, warmup_steps=10, schedule="cosine", weight_decay=0.1, label_smoothing=0.1)
 
 
 class Stop:
@@ -174,14 +176,15 @@ def test_a_stop_keeps_the_best_weights_so_far():
     assert same_weights(model, one_epoch)
 
 
-@pytest.mark.parametrize("after", [1, 9, 14, 20])  # an epoch is 12 calls of 2 steps, and a last one of 1
-def test_a_resume_is_bit_for_bit(tmp_path, monkeypatch, after):
+@pytest.mark.parametrize(("settings", "after"), [  # an epoch is 12 calls of 2 steps, and a last one of 1
+    *((SMALL, after) for after in (1, 9, 14, 20)), *((REGULARISED, after) for after in (2, 15))])
+def test_a_resume_is_bit_for_bit(tmp_path, monkeypatch, settings, after):
     monkeypatch.setattr("ml.training.WINDOWS_PER_CALL", 128)
-    uninterrupted, expected, _ = fit()
+    uninterrupted, expected, _ = fit(settings)
     folder = CheckpointFolder(tmp_path, "job")
-    _, first, _ = fit(stop=Stop(after=after), checkpoints=folder, identity={"data": "x"})
+    _, first, _ = fit(settings, stop=Stop(after=after), checkpoints=folder, identity={"data": "x"})
     assert first.stopped
-    resumed, result, lines = fit(checkpoints=folder, identity={"data": "x"})
+    resumed, result, lines = fit(settings, checkpoints=folder, identity={"data": "x"})
     assert "resuming in epoch" in lines[0]
     assert same_weights(resumed, uninterrupted)
     assert without_speed(result.history) == without_speed(expected.history)
@@ -249,6 +252,58 @@ def test_the_learning_rate_rises_to_its_full_size():
     assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01, rel=1e-4)
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 40])
+def test_a_cosine_falls_from_the_full_rate_to_zero_at_the_last_step(warmup_steps):
+    _, trainer = trainer_of(dataclasses.replace(SMALL, warmup_steps=warmup_steps, schedule="cosine"))
+    steps = 3 * 24  # epochs of 1481 windows in batches of 64
+    rates = [float(trainer._optimizer._learning_rate(step)) for step in range(steps + 1)]
+    assert np.argmax(rates) == warmup_steps and max(rates) == pytest.approx(0.01)
+    assert rates[(warmup_steps + steps) // 2] == pytest.approx(0.005)
+    assert rates[-2] > rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_weight_decay_pulls_kernels_and_leaves_biases():
+    one_step = dataclasses.replace(SMALL, epochs=1, batch_size=2000, optimizer="sgd", dropout=0.0)
+    initial = trainer_of(one_step)[0].get_weights()
+    free, _, _ = fit(one_step, validated=False)
+    held, _, _ = fit(dataclasses.replace(one_step, weight_decay=0.5), validated=False)
+    for before, without, decayed in zip(initial, free.get_weights(), held.get_weights(), strict=True):
+        if before.ndim == 1:
+            np.testing.assert_array_equal(decayed, without)
+        else:
+            np.testing.assert_allclose(decayed - without, -0.01 * 0.5 * before, rtol=0, atol=1e-5)
+
+
+def test_smoothed_labels_are_those_of_keras_and_the_loss_reported_is_not_smoothed():
+    output = tf.constant(np.random.default_rng(1).normal(size=(50, 2)), tf.float32)
+    labels = tf.constant(np.random.default_rng(2).integers(0, 2, 50))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output)
+    expected = tf.keras.losses.categorical_crossentropy(
+        tf.one_hot(labels, 2), output, from_logits=True, label_smoothing=0.3)
+    np.testing.assert_allclose(_smoothed(losses, output, labels, 0.3), expected, rtol=1e-5)
+    still = dataclasses.replace(SMALL, epochs=1, learning_rate=1e-12)
+    plain, smoothed = (fit(dataclasses.replace(still, label_smoothing=share))[1] for share in (0.0, 0.3))
+    assert without_speed(plain.history) == without_speed(smoothed.history)
+
+
+def test_a_model_of_smoothed_labels_is_less_sure():
+    windows, _ = sequence_of(400, 2, dataclasses.replace(SMALL, batch_size=400))[0]
+    models = [fit(dataclasses.replace(SMALL, epochs=10, dropout=0.0, label_smoothing=share))[0] for share in (0, 0.4)]
+    sure, less_sure = (np.median(np.max(model(windows), axis=1)) for model in models)
+    assert sure > 0.95 > 0.85 > less_sure
+
+
+@pytest.mark.parametrize("change", [
+    {"lookback": 21}, {"schedule": "cosine"}, {"weight_decay": 0.1}, {"label_smoothing": 0.1}, {"seed": 6}], ids=str)
+def test_a_checkpoint_knows_what_changes_the_weights(change):
+    def identity(**changes):
+        return _identity(dataclasses.replace(SMALL, **changes), {"data": {"sha256": "x"}}, "float32")
+
+    assert identity() != identity(**change)
+    assert identity() == identity(epochs=9)  # which go on with the same training
+    assert identity(schedule="cosine") != identity(schedule="cosine", epochs=9)  # which would have fallen slower
+
+
 def test_two_devices_give_the_losses_of_one():
     # Logical devices must be made before TensorFlow runs, so this runs in a process of its own.
     script = """
@@ -257,8 +312,8 @@ sys.path[:0] = sys.argv[1:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from test_training import SMALL, Stop, cpu, trainer_of, without_speed
-settings = dataclasses.replace(SMALL, batch_size=63)  # which two devices cannot share evenly
+from test_training import REGULARISED, Stop, cpu, trainer_of, without_speed
+settings = dataclasses.replace(REGULARISED, batch_size=63)  # which two devices cannot share evenly
 for count in (1, 2):
     _, trainer = trainer_of(settings, instance=cpu(count))
     result = trainer.fit(stop=Stop(), report=lambda line: None)

@@ -5,6 +5,7 @@ that is kept; the others say how much a result depends on the months it was meas
 """
 
 import dataclasses
+import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ def train_in_turn(folds: Sequence[Fold], train: Callable[[Fold], Trained], stop:
     """Trains the folds' models one after the other, keeping in memory the one that counts."""
     kept, results, probabilities = None, [], []
     for fold in folds:
+        gc.collect()  # a trainer and its graphs hold each other, and a history each
         trained = train(fold)
         if kept is None or trained.result.best_epoch:
             kept = trained

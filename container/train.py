@@ -12,20 +12,14 @@ from typing import Any
 
 import pandas as pd
 
+from ml.databases import configure_aws, redacted
 from ml.errors import UserError
 from ml.job import Job, StopSignal, base_folder, failures_reported, read_job
-from ml.model_store import ModelTarget, library_versions, save_model, write_json
+from ml.memory import check_memory
+from ml.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model, write_json
 from ml.optimal_position import labelled
 from ml.settings import Settings, parse_settings
-from ml.timeseries import (
-    configure_aws,
-    fingerprint,
-    gaps,
-    read_channel,
-    read_kydb,
-    redacted,
-    split_by_time,
-)
+from ml.timeseries import fingerprint, gaps, read_channel, read_kydb, split_by_time
 
 
 def main() -> None:
@@ -36,19 +30,22 @@ def main() -> None:
         job = read_job(base)
         settings = parse_settings(job.hyperparameters)
         _refuse_several_hosts(job)
-        configure_aws()
-        target = ModelTarget(settings.model_db, settings.model_key, job.name) if settings.model_db else None
+        configure_aws(settings.kydb_timeout)
+        check_folder(job.model, settings.weights)
+        target = ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout) \
+            if settings.model_db else None
         if target:
-            target.check(settings.weights)
+            target.check(settings.weights, settings.read_seconds)
         history = labelled(_price_history(job, settings), settings.horizon, settings.spread)
         train_rows, validation_rows = split_by_time(
             history, settings.validation_fraction, settings.lookback, settings.horizon)
+        check_memory(settings, len(history))
         record = _job_record(job, settings, history, train_rows, validation_rows)
         if stop.is_set:
             print("stopped before training began: there is no model", flush=True)
             return
         model, result = _trained(job, settings, train_rows, validation_rows, record, stop)
-        h5_file = save_model(model, job.model, Path(settings.model_key).name)
+        h5_file = _saved(model, job, settings, target if not result.stopped else None)
         write_json(job.model / "job.json", record)
         write_json(job.model / "metrics.json", metrics := {
             "job": job.name, "best_epoch": result.best_epoch, "stopped": result.stopped, "published": None,
@@ -58,8 +55,21 @@ def main() -> None:
         if result.stopped:
             print(f"stopped: the best model so far is in {job.model}, nothing was published", flush=True)
         elif target:
-            metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds)
+            metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds,
+                                                  given_up=lambda: stop.is_set)
             write_json(job.model / "metrics.json", metrics)
+
+
+def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> Path:
+    """Saves the model in model/; where that fails, KYDB gets it all the same, and the job fails."""
+    try:
+        return save_model(model, job.model, settings.h5_name)
+    except UserError as error:
+        kept = bool(target) and target.publish(h5_content(model), settings.publish_seconds)
+        where = f"it was published to {target}" if kept else \
+            f"a job on the checkpoints in {job.checkpoints} gets it without training again" if job.checkpoints else \
+            "it is lost, since the job has no checkpoints"
+        raise UserError(f"{error}; {where}") from error
 
 
 def _refuse_several_hosts(job: Job) -> None:
@@ -71,7 +81,8 @@ def _refuse_several_hosts(job: Job) -> None:
 def _price_history(job: Job, settings: Settings) -> pd.DataFrame:
     """The checked history between start_date and end_date, from KYDB or from a channel."""
     if settings.prices_db:
-        return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date)
+        return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date,
+                         patience=settings.read_seconds, timeout=settings.kydb_timeout)
     if settings.prices_channel not in job.channels:
         raise UserError(f"there are no prices: prices_db is empty and there is no channel "
                         f"{settings.prices_channel} (channels: {', '.join(job.channels) or 'none'}); "

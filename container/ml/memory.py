@@ -9,12 +9,12 @@ from pathlib import Path
 from ml.errors import UserError
 from ml.settings import Settings
 
-_PROGRAM = 480_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
+_PROGRAM = 620_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
 _ROW = 110  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
 _SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
 _COPIES = 5  # of the weights: the network, its gradients, the best epoch's, two while a checkpoint or model is written
-_WINDOW_PRICE = 26  # bytes a price of a batch's windows: index, float64, float32, and the precision multiplied in
-_UNIT = 18  # bytes a hidden unit and window of a batch: product, activation and their gradients
+_WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision multiplied in, forwards and backwards
+_UNIT = 12  # bytes a hidden unit and window of a batch: product, activation and their gradients
 
 
 def needed_memory(settings: Settings, rows: int) -> int:

@@ -389,6 +389,9 @@ def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
     """
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{source} must be a pandas DataFrame, received {type(frame).__name__}")
+    twice = [name for name in ("dt", *COLUMNS) if list(frame.columns).count(name) > 1]
+    if twice:
+        raise UserError(f"{source} has more than one column {' and '.join(twice)}; keep one of each")
     if not len(frame):
         raise UserError(f"{source} has no rows; check start_date and end_date")
     frame = _with_times(frame, source=source)

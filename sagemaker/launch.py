@@ -431,7 +431,8 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
         request = requests.read_request(request_file)
         config, limits = request.get("HyperParameterTuningJobConfig"), {}
         if isinstance(config, dict):
-            limits = config.setdefault("ResourceLimits", {})
+            if isinstance(config.setdefault("ResourceLimits", {}), dict):  # else the check says what it must be
+                limits = config["ResourceLimits"]
             if strategy:
                 config["Strategy"] = strategy
         limits |= {key: value for key, value in (

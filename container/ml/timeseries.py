@@ -30,6 +30,7 @@ _CHUNK_FOLDER = "/timeseries_chunks"  # apart from the series, so that db.ls sho
 _CHUNK_ROWS = 65_536
 _CHUNK_BYTES = 350_000  # a DynamoDB item holds 400 KB, its key and kydb's wrapping included
 _CONNECTIONS = 8
+_LOWEST, _HIGHEST = 1e-15, 1e15  # prices whose smallest and largest moves a float32 still holds
 _MINUTE = 60 * 10**9  # in nanoseconds
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
 
@@ -373,7 +374,11 @@ def _with_times(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         raise UserError(f"{source}: dt is empty in {int(index.isna().sum()):,} rows, the first is row "
                         f"{int(np.argmax(index.isna())) + 1:,}; give every row a time")
     index = index.tz_localize("UTC") if index.tz is None else index.tz_convert("UTC")
-    return frame.set_axis(index.as_unit("ns").rename("dt"))
+    try:
+        index = index.as_unit("ns")
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise UserError(f"{source}: dt must be between the years 1677 and 2262: {one_line(error)}") from None
+    return frame.set_axis(index.rename("dt"))
 
 
 def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
@@ -402,6 +407,8 @@ def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         frame = frame.drop(columns=["bid", "ask"], errors="ignore")
     history = {}
     for name in (name for name in COLUMNS if name in frame):
+        if pd.api.types.is_complex_dtype(frame[name]):
+            raise UserError(f"{source}: {name} must hold real numbers, received complex ones")
         try:
             history[name] = frame[name].to_numpy(np.float64, copy=False)
         except (ValueError, TypeError) as error:
@@ -426,6 +433,8 @@ def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
             refuse(~np.isin(values, (-1, 0, 1)), "position is not -1, 0 or 1", values)
         else:
             refuse(values <= 0, f"{name} is not above 0", values)
+            refuse((values < _LOWEST) | (values > _HIGHEST), f"{name} is not within {_LOWEST:g} to {_HIGHEST:g}",
+                   values, "; write prices in another unit")
     if "bid" in history:
         refuse(history["bid"] > history["ask"], "bid is above ask", history["bid"])
     return pd.DataFrame(history, frame.index)

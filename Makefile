@@ -57,6 +57,9 @@ licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=
 bench: $(VENV)/tests  ## every benchmark, in one run [ARGS="case ..."]
 	$(BIN)/python tests/bench.py $(ARGS)
 
+chaos: $(VENV)/tests  ## kills jobs at random moments [N=200] [ARGS="--image name"]
+	$(UNDER_TEST) tests/chaos.py -n $(if $(filter file,$(origin N)),200,$(N)) $(ARGS)
+
 fuzz: $(VENV)/tests  ## broken inputs of every kind [N=100000] [ARGS="surface ..."]
 	$(UNDER_TEST) tests/fuzz.py -n $(N) $(ARGS)
 

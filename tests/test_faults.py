@@ -288,7 +288,7 @@ def test_prices_that_cannot_be_had_end_a_job_within_its_patience(priced, s3, mod
     assert time.monotonic() - began < 45 and s3.seen > 1
     assert f"the price history {KEY} in {s3.url} cannot be read: " in one.failure and "\n" not in one.failure
     assert {"hang": "Timeout", "cut": "Connection", "503": "503"}[mode].lower() in one.failure.lower()
-    assert "tried again for 4 s" in one.output
+    assert mode == "hang" or "tried again for 4 s" in one.output  # one attempt that hangs takes the four seconds
 
 
 @pytest.mark.parametrize("mode", ["cut", "503"])

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 pytest_plugins = ["kydb_servers", "launching"]
 
-IMAGE = "position-trainer:test"
+IMAGE = os.environ.get("POSITION_TRAINER_TEST_IMAGE") or "position-trainer:test"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SHARED = Path(os.environ.get("POSITION_TRAINER_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 

@@ -393,7 +393,7 @@ def test_a_stop_while_a_model_waits_to_be_published_ends_the_job_within_thirty_s
 def test_a_stop_ends_a_training_within_thirty_seconds_with_checkpoint_and_model(job):
     one = job(LONG | {"checkpoint_seconds": 86400, "nodes": 1024, "lookback": 400}, checkpoints=True)
     process = one.start()
-    wait_for(process, "epoch=1/")
+    wait_for_checkpoint(process, one)
     before = {path.name for path in (one.base / "checkpoints/local").iterdir()}
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)

@@ -11,7 +11,11 @@ BIN := $(VENV)/bin
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe \
 	--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
-.PHONY: help setup train tune test lint bench research image licences requirements clean
+N ?= 100000
+SECONDS ?= 300
+UNDER_TEST = PYTHONPATH=container:sagemaker:tests $(BIN)/python
+
+.PHONY: help setup train tune test lint bench research chaos fuzz load image licences requirements clean
 
 help:  ## what there is to make
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,6 +61,15 @@ licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=
 
 bench: $(VENV)/tests  ## every benchmark, in one run [ARGS="case ..."]
 	$(BIN)/python tests/bench.py $(ARGS)
+
+chaos: $(VENV)/tests  ## kills jobs at random moments [N=200] [ARGS="--image name"]
+	$(UNDER_TEST) tests/chaos.py -n $(if $(filter file,$(origin N)),200,$(N)) $(ARGS)
+
+fuzz: $(VENV)/tests  ## broken inputs of every kind [N=100000] [ARGS="surface ..."]
+	$(UNDER_TEST) tests/fuzz.py -n $(N) $(ARGS)
+
+load: $(VENV)/tests  ## 16 jobs that publish to one KYDB key and read it [SECONDS=300]
+	$(UNDER_TEST) tests/load.py --seconds $(SECONDS)
 
 requirements: $(VENV)/tests  ## pin again what the .in files name
 	$(PIP_COMPILE) -o requirements.txt requirements.in

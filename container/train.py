@@ -14,20 +14,14 @@ from typing import Any
 
 import pandas as pd
 
+from ml.databases import configure_aws, one_line, redacted
 from ml.errors import UserError
 from ml.job import Job, StopSignal, base_folder, failures_reported, read_job
-from ml.model_store import ModelTarget, library_versions, save_model, write_json
+from ml.memory import check_memory
+from ml.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model, write_json
 from ml.optimal_position import labelled
 from ml.settings import Settings, parse_settings, performance_line
-from ml.timeseries import (
-    configure_aws,
-    fingerprint,
-    gaps,
-    one_line,
-    read_channel,
-    read_kydb,
-    redacted,
-)
+from ml.timeseries import fingerprint, gaps, read_channel, read_kydb
 from ml.walk_forward import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
 
 
@@ -39,19 +33,22 @@ def main() -> None:
         job = read_job(base)
         settings = parse_settings(job.hyperparameters)
         _refuse_several_hosts(job)
-        configure_aws()
-        target = ModelTarget(settings.model_db, settings.model_key, job.name) if settings.model_db else None
+        configure_aws(settings.kydb_timeout)
+        check_folder(job.model, settings.weights)
+        target = ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout) \
+            if settings.model_db else None
         if target:
-            target.check(settings.weights)
+            target.check(settings.weights, settings.read_seconds)
         history = labelled(_price_history(job, settings), settings.horizon, settings.spread)
         folds = folds_of(history, settings)
+        check_memory(settings, len(history))
         record = _job_record(job, settings, folds)
         if stop.is_set:
             print("stopped before training began: there is no model", flush=True)
             return
         outcome = train_in_turn(folds, functools.partial(_trained, job, settings, record, stop), stop)
         result = outcome.kept.result
-        h5_file = save_model(outcome.kept.model, job.model, Path(settings.model_key).name)
+        h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
         write_json(job.model / "job.json", record)
         write_json(job.model / "metrics.json", metrics := {
             "job": job.name, "best_epoch": result.best_epoch, "stopped": outcome.stopped, "published": None,
@@ -62,10 +59,23 @@ def main() -> None:
             print(f"stopped: the best model so far is in {job.model}, nothing was published", flush=True)
             return
         if target:
-            metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds)
+            metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds,
+                                                  given_up=lambda: stop.is_set)
             write_json(job.model / "metrics.json", metrics)
         if settings.validation_fraction:
             _report(job, settings, folds, outcome, record, metrics)
+
+
+def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> Path:
+    """Saves the model in model/; where that fails, KYDB gets it all the same, and the job fails."""
+    try:
+        return save_model(model, job.model, settings.h5_name)
+    except UserError as error:
+        kept = bool(target) and target.publish(h5_content(model), settings.publish_seconds)
+        where = f"it was published to {target}" if kept else \
+            f"a job on the checkpoints in {job.checkpoints} gets it without training again" if job.checkpoints else \
+            "it is lost, since the job has no checkpoints"
+        raise UserError(f"{error}; {where}") from error
 
 
 def _refuse_several_hosts(job: Job) -> None:
@@ -77,7 +87,8 @@ def _refuse_several_hosts(job: Job) -> None:
 def _price_history(job: Job, settings: Settings) -> pd.DataFrame:
     """The checked history between start_date and end_date, from KYDB or from a channel."""
     if settings.prices_db:
-        return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date)
+        return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date,
+                         patience=settings.read_seconds, timeout=settings.kydb_timeout)
     if settings.prices_channel not in job.channels:
         raise UserError(f"there are no prices: prices_db is empty and there is no channel "
                         f"{settings.prices_channel} (channels: {', '.join(job.channels) or 'none'}); "

@@ -42,7 +42,7 @@ import leaderboard
 import prices
 import request as requests
 from ml.errors import UserError
-from ml.settings import SETTINGS
+from ml.settings import SETTINGS, Settings, parse_value
 from places import LocalPlace, place_on_this_machine
 from runner import FINAL
 
@@ -437,7 +437,8 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
         request = requests.read_request(request_file)
         config, limits = request.get("HyperParameterTuningJobConfig"), {}
         if isinstance(config, dict):
-            limits = config.setdefault("ResourceLimits", {})
+            if isinstance(config.setdefault("ResourceLimits", {}), dict):  # else the check says what it must be
+                limits = config["ResourceLimits"]
             if strategy:
                 config["Strategy"] = strategy
         limits |= {key: value for key, value in (
@@ -683,14 +684,14 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     if record["TrainingJobStatus"] not in ("Completed", "Stopped"):
         raise UserError(f"{name} is {record['TrainingJobStatus']}; only a job that ended well has a model to publish")
     parameters = record.get("HyperParameters", {})
-    url = model_db or parameters.get("model_db", "")
-    key = model_key or parameters.get("model_key", SETTINGS["model_key"].default)
+    url = parse_value("model_db", model_db or parameters.get("model_db", ""))
+    key = parse_value("model_key", model_key or parameters.get("model_key", SETTINGS["model_key"].default))
     if not url:
         raise UserError(f"{name} names no KYDB to publish to; give --model-db URL")
     path = _h5_file(place.collect(name) / "model", parameters)
     from ml import model_store  # with kydb and pandas, which no other command needs
 
-    model_store.publish(url, key, path.read_bytes())
+    model_store.publish(url, key, path.read_bytes(), name)
     if as_json:
         _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
     else:
@@ -699,7 +700,7 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
 
 def _h5_file(folder: Path, parameters: dict[str, str]) -> Path:
     """The .h5 file that a job left, named by its model key."""
-    named = folder / Path(parameters.get("model_key", SETTINGS["model_key"].default)).name
+    named = folder / Settings(model_key=parameters.get("model_key", SETTINGS["model_key"].default)).h5_name
     found = [named] if named.is_file() else sorted(folder.glob("*.h5"))
     if len(found) != 1:
         raise UserError(f"{folder} must have one .h5 file, found {', '.join(path.name for path in found) or 'none'}")

@@ -29,6 +29,8 @@ _HERE = Path(__file__).resolve().parent
 _CONTAINER = _HERE.parent / "container"
 _POLL_SECONDS = 0.2
 _EXIT_SECONDS = 10
+# A job writes below /opt/ml and in a /tmp of its own, and needs no power over the machine.
+_FENCES = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108
 
 # What DescribeTrainingJob repeats of its request.
 _DESCRIBED = ("HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
@@ -348,7 +350,7 @@ class DockerPlace(LocalPlace):
             raise UserError("the docker command is not installed; install it, or run --on local")
         name = request["TrainingJobName"]
         command = ["docker", "run", "--rm", "--name", name, "--user", f"{os.getuid()}:{os.getgid()}",
-                   "--volume", f"{folder}:/opt/ml"]
+                   "--volume", f"{folder}:/opt/ml", *_FENCES]
         network = "none" if request.get("EnableNetworkIsolation") else self._network
         if network:
             command += ["--network", network]

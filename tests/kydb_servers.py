@@ -1,5 +1,6 @@
 """Real servers for KYDB on loopback: moto's for S3 and DynamoDB, and a redis-server."""
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 BACKENDS = ("files", "memory", "redis", "s3", "dynamodb")
+AWS_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+                   "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @pytest.fixture(scope="session")
@@ -26,33 +29,55 @@ def aws_endpoint():
 @pytest.fixture
 def aws(aws_endpoint, monkeypatch):
     """Points boto3, here and in child processes, at the loopback server."""
-    for name, value in {"AWS_ENDPOINT_URL": aws_endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
+    for name, value in (AWS_ENVIRONMENT | {"AWS_ENDPOINT_URL": aws_endpoint}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     return aws_endpoint
 
 
-@pytest.fixture(scope="session")
-def redis_address(tmp_path_factory):
-    """host:port of a redis-server started for the tests."""
-    if not shutil.which("redis-server"):
-        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
-        cwd=tmp_path_factory.mktemp("redis"), stdout=subprocess.DEVNULL)
-    for _ in range(100):
+        return free.getsockname()[1]
+
+
+def wait_until_open(port: int, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         with socket.socket() as connection:
             if connection.connect_ex(("127.0.0.1", port)) == 0:
-                break
+                return
         time.sleep(0.05)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+def start_redis(folder, port: int) -> subprocess.Popen:
+    """A redis-server that answers on a port."""
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        cwd=folder, stdout=subprocess.DEVNULL)
+    wait_until_open(port)
+    return process
+
+
+@contextlib.contextmanager
+def running_redis(folder):
+    """host:port of a redis-server of its own."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    port = free_port()
+    process = start_redis(folder, port)
     yield f"127.0.0.1:{port}"
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_address(tmp_path_factory):
+    """host:port of a redis-server started for the tests."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as address:
+        yield address
 
 
 def make_table(name: str) -> None:

@@ -6,7 +6,8 @@
 
 A fold trains on all rows before its stretch but a purge, as a job does: the last tenth of them chooses the epoch.
 Baselines are fitted on the same rows. Every minute of a stretch is predicted, by every candidate alike. Predictions
-are kept in runs/research under the settings they are of; delete it to compute them afresh. Real prices are needed (POSITION_TRAINER_SHARED).
+are kept in runs/research under the settings they are of; delete it to compute them afresh. Real prices are needed
+(POSITION_TRAINER_SHARED).
 """
 
 import argparse

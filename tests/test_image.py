@@ -18,7 +18,6 @@ from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from ml.sample_market import sample_market
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-IMAGE = "position-trainer:test"
 MACHINE = ("--memory", "2g", "--cpus", "1")
 
 
@@ -26,17 +25,6 @@ def docker(*arguments, check=True):
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def image():
-    """The image, built from the checkout."""
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine answers (DOCKER_HOST); .ci/run starts one where it can")
-    built = subprocess.run(["make", "--silent", "image", f"IMAGE={IMAGE}"], cwd=REPOSITORY, capture_output=True,
-                           text=True, check=False)
-    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
-    return IMAGE
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def test_a_save_that_fails_leaves_the_model_that_was_there(model, tmp_path, monk
     save_model(model, tmp_path, "btc.h5")
     before = (tmp_path / "btc.h5").read_bytes()
     monkeypatch.setattr("ml.model_store._export", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="cannot be saved in .* free: OSError: disk full"):
         save_model(build_network(LOOKBACK, 16, 2, 0.2, 9), tmp_path, "btc.h5")
     assert (tmp_path / "btc.h5").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "btc.h5", "model.keras"]
@@ -93,7 +93,7 @@ def test_a_published_model_is_the_files_bytes(h5_bytes, tmp_path):
 def test_what_is_no_model_is_not_published(tmp_path):
     url = f"files:/{tmp_path}/kydb"
     with pytest.raises(UserError, match="not an HDF5 file"):
-        publish(url, "/m.h5", b"\x80\x04 a pickle")
+        publish(url, "/m.h5", b"\x80\x04 a pickle", "job-1")
     assert not kydb.connect(url).exists("/m.h5")
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kydb_servers import make_table
-from ml import timeseries
+from ml import databases, timeseries
 from ml.errors import UserError
 from ml.network import build_network
 from ml.timeseries import (
@@ -445,7 +445,7 @@ def test_aws_gets_sagemakers_region(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    timeseries.configure_aws()
+    databases.configure_aws()
     client = boto3.client("dynamodb")
     assert client.meta.region_name == "eu-west-3"
     assert client.meta.config.connect_timeout == 5

@@ -1,24 +1,28 @@
 """Checkpoints: everything that a resume needs, written so that a kill at any moment leaves a whole one.
 
-A file is the SHA-256 of what follows and an uncompressed .npz: arrays, and one JSON text. It is written
+A file is an uncompressed .npz (arrays, and one JSON text) and its SHA-256. It is written
 under a temporary name, flushed to disk and renamed, since SageMaker uploads files while they are written.
 Nothing in it is executed on reading: no pickle.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
 import re
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ml.errors import UserError
 
 _KEPT = 2  # the newest, and the one before it in case the newest is damaged
+_DIGEST = 64  # characters of a SHA-256
 _TEMPORARY_PREFIX = ".writing-"
 
 
@@ -60,9 +64,7 @@ class CheckpointFolder:
         temporary = self._folder / f"{_TEMPORARY_PREFIX}{name}"
         try:
             with temporary.open("wb") as file:
-                content = _encoded(checkpoint)
-                file.write(hashlib.sha256(content).hexdigest().encode("ascii"))
-                file.write(content)
+                _write(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._folder / name)
@@ -71,11 +73,14 @@ class CheckpointFolder:
         for _, path in self._files()[:-_KEPT]:
             path.unlink(missing_ok=True)
 
-    def load(self, identity: dict[str, Any]) -> Checkpoint | None:
+    def load(self, identity: dict[str, Any],
+             check: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint | None:
         """The newest whole checkpoint; None where there is none.
 
         Args:
             identity: what is about to be trained.
+            check: raises ValueError where a checkpoint does not fit what is about to be trained; it then
+                counts as damaged.
 
         Raises:
             UserError: the checkpoint is of another training; the message shows the difference.
@@ -83,8 +88,13 @@ class CheckpointFolder:
         for _, path in reversed(self._files()):
             try:
                 checkpoint = _decoded(path.read_bytes())
-            except (OSError, ValueError, KeyError) as error:
+                if checkpoint.identity == identity:
+                    check(checkpoint)
+            except (OSError, ValueError) as error:
                 print(f"checkpoint {path} is damaged ({error}); trying the one before it", flush=True)
+                if isinstance(error, ValueError):  # else it would count as one of the last two
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 continue
             if checkpoint.identity != identity:
                 raise UserError(f"checkpoint {path} is of another training: "
@@ -99,25 +109,49 @@ class CheckpointFolder:
         return sorted((int(match.group(1)), path) for match, path in found if match)
 
 
-def _encoded(checkpoint: Checkpoint) -> bytes:
+def _write(checkpoint: Checkpoint, file: BinaryIO) -> None:
+    """Writes a checkpoint as it is made, without a copy of it in memory."""
     text = json.dumps({"identity": checkpoint.identity, "progress": checkpoint.progress})
-    buffer = io.BytesIO()
-    np.savez(buffer, **checkpoint.arrays, _json=np.frombuffer(text.encode("utf-8"), np.uint8))
-    return buffer.getvalue()
+    hashing = _HashingWriter(file)
+    np.savez(hashing, **checkpoint.arrays, _json=np.frombuffer(text.encode("utf-8"), np.uint8))
+    file.write(hashing.digest.hexdigest().encode("ascii"))
+
+
+class _HashingWriter(io.RawIOBase):
+    """Passes on what is written and hashes it; cannot seek, so that nothing is written twice."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, content) -> int:
+        self.digest.update(content)
+        return self._file.write(content)
 
 
 def _decoded(content: bytes) -> Checkpoint:
     """The checkpoint in a file's bytes.
 
     Raises:
-        ValueError: they are not what was written.
+        ValueError: they are not what `_write` writes.
     """
-    if hashlib.sha256(content[64:]).hexdigest().encode("ascii") != content[:64]:
+    content = memoryview(content)
+    body, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(body).hexdigest().encode("ascii") != digest:
         raise ValueError("its checksum does not match")
-    with np.load(io.BytesIO(content[64:]), allow_pickle=False) as archive:
-        arrays = dict(archive)
-    text = json.loads(arrays.pop("_json").tobytes().decode("utf-8"))
-    return Checkpoint(text["identity"], text["progress"], arrays)
+    # A checksum keeps damage out, not malice: an archive that somebody made can hold anything.
+    try:
+        if any(member.compress_type != zipfile.ZIP_STORED or member.file_size > len(body)
+               for member in zipfile.ZipFile(io.BytesIO(body)).infolist()):
+            raise ValueError("it is compressed, and none that was written here is")
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        text = json.loads(arrays.pop("_json").tobytes().decode("utf-8"))
+        identity, progress = text["identity"], text["progress"]
+    except Exception as error:
+        raise ValueError(f"it is no checkpoint: {type(error).__name__}: {error}") from error
+    if not (isinstance(identity, dict) and isinstance(progress, dict)):
+        raise ValueError("it is no checkpoint: it names no training")
+    return Checkpoint(identity, progress, arrays)
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

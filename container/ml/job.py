@@ -71,11 +71,25 @@ def _read_config(base: Path, name: str, *, required: bool = False) -> dict[str, 
             return {}
         raise UserError(f"{path} is missing; SageMaker writes it, and a local run must mount a folder "
                         f"that has it at {base}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, received {type(content).__name__}")
     return content
+
+
+def _path(text: Any, where: object) -> Path:
+    if not isinstance(text, str) or not text.isprintable():
+        raise UserError(f"{where} must be the path of a folder, received {text!r}")
+    return Path(text)
+
+
+def _channel(name: str) -> str:
+    """A channel's name; one with a path in it would read elsewhere."""
+    if not re.fullmatch(r"[A-Za-z0-9.\-_]{1,64}", name) or name in (".", ".."):
+        raise UserError(f"a channel is named {name!r}; its name must be of letters, digits, dots, hyphens and "
+                        "underscores")
+    return name
 
 
 def _host_number(host: str) -> tuple[int, str]:
@@ -102,12 +116,13 @@ def read_job(base: Path) -> Job:
                         f"received {hosts!r}")
     checkpoint_config = _read_config(base, "checkpointconfig.json")
     # SageMaker makes the folder only for a job with a CheckpointConfig, whose path is its own.
-    checkpoints = Path(str(checkpoint_config.get("LocalPath") or base / "checkpoints"))
+    checkpoints = _path(checkpoint_config.get("LocalPath") or str(base / "checkpoints"),
+                        base / "input/config/checkpointconfig.json: LocalPath")
     return Job(
         base=base,
         name=os.environ.get("TRAINING_JOB_NAME") or "local",
         hyperparameters=hyperparameters,
-        channels={str(name): data / str(name) for name in listed},
+        channels={name: data / _channel(name) for name in listed},
         hosts=tuple(sorted(hosts, key=_host_number)),
         current_host=str(resources.get("current_host") or hosts[0]),
         instance_type=str(resources.get("current_instance_type") or ""),
@@ -147,9 +162,9 @@ def failures_reported(base: Path):
         yield
     except BaseException as error:
         if isinstance(error, UserError):
-            text = str(error)
+            text = _printable(str(error))
         else:
-            message = f"{type(error).__name__}: {error}".rstrip(": ")
+            message = _printable(f"{type(error).__name__}: {error}").rstrip(": ")
             text = f"{message}\n{_last_frames(error, FAILURE_CHARACTERS - len(message) - 1)}".rstrip()
             traceback.print_exc()
         with contextlib.suppress(OSError):  # a read-only or full disk must not hide the error itself
@@ -157,6 +172,12 @@ def failures_reported(base: Path):
             (base / "output" / "failure").write_text(text[:FAILURE_CHARACTERS], encoding="utf-8")
         print(f"error: {text.splitlines()[0]}", file=sys.stderr, flush=True)
         raise JobFailed(text.splitlines()[0]) from None
+
+
+def _printable(text: str) -> str:
+    """A text in one line, with escapes for what a terminal would obey and UTF-8 has not."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+                   for each in " ".join(text.split()))
 
 
 def _last_frames(error: BaseException, characters: int) -> str:

@@ -5,25 +5,56 @@ without it.
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import kydb
-import tenacity
-
+from ml.databases import TIMEOUT, connect, one_line, patiently, redacted
 from ml.errors import UserError
-from ml.timeseries import one_line, redacted, write_files_whole
 
 if TYPE_CHECKING:
     import keras
 
 _DYNAMODB_ITEM_BYTES = 400_000
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_VERSIONS_FOLDER = "/model_versions"  # apart from the models, so that db.ls shows the models alone
+_FILE_OVERHEAD = 4_000_000  # bytes of a model's files beside its weights, generously
 _LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "kydb", "boto3", "sagemaker-training")
+
+
+def check_folder(folder: Path, weights: int) -> None:
+    """Proves, before anything expensive, that a model of this many weights can be saved in a folder.
+
+    Raises:
+        UserError: it cannot be written, or its disk is too full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}; the model would be lost") from None
+    needed = 3 * 4 * weights + _FILE_OVERHEAD  # three forms of 4 bytes a weight
+    if free < needed:
+        raise UserError(f"{folder} has {free / 1e6:,.1f} MB free and the model's files need {needed / 1e6:,.1f} MB; "
+                        "free some, or set VolumeSizeInGB")
+
+
+def h5_content(model: "keras.Model") -> bytes:
+    """A model as the bytes of an .h5 file, by way of the temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.h5"
+        model.save(path, include_optimizer=False)
+        return path.read_bytes()
 
 
 def save_model(model: "keras.Model", folder: Path, h5_name: str) -> Path:
@@ -39,13 +70,12 @@ def save_model(model: "keras.Model", folder: Path, h5_name: str) -> Path:
         The path of the .h5 file.
 
     Raises:
-        OSError: the folder cannot be written; what it held before is untouched.
+        UserError: the folder cannot be written; what it held before is untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     writing = folder / ".writing"
     shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir()
     try:
+        writing.mkdir(parents=True)
         model.save(writing / "model.keras")
         model.save(writing / h5_name, include_optimizer=False)
         _export(model, writing / "1")
@@ -54,6 +84,10 @@ def save_model(model: "keras.Model", folder: Path, h5_name: str) -> Path:
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
+    except Exception as error:  # Keras, h5py and TensorFlow each have their own for a full disk
+        free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+        raise UserError(f"the model cannot be saved in {folder}, which has {free / 1e6:,.1f} MB free: "
+                        f"{one_line(error)}") from error
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return folder / h5_name
@@ -116,18 +150,23 @@ class ModelTarget:
         url: KYDB URL.
         key: the model's key.
         job_name: the job that publishes.
+        timeout: seconds without a byte after which a connection counts as dead.
     """
 
-    def __init__(self, url: str, key: str, job_name: str):
-        self._url, self._key, self._job_name = url, key, job_name
+    def __init__(self, url: str, key: str, job_name: str, timeout: float = TIMEOUT):
+        self._url, self._key, self._job_name, self._timeout = url, key, job_name, timeout
 
     def __str__(self) -> str:
         return f"{redacted(self._url)} {self._key}"
 
-    def check(self, weights: int) -> None:
+    def check(self, weights: int, patience: float = 0) -> None:
         """Proves, before anything expensive, that a model of this many weights can be published.
 
         Writes and deletes a small object beside the key.
+
+        Args:
+            weights: of the model.
+            patience: seconds to keep trying where the database does not answer.
 
         Raises:
             UserError: it cannot.
@@ -136,29 +175,41 @@ class ModelTarget:
         if "dynamodb://" in self._url and model_bytes > _DYNAMODB_ITEM_BYTES:
             raise UserError(f"the model, about {model_bytes / 1e6:.1f} MB, does not fit a DynamoDB item (400 KB); "
                             f"set model_db to an s3:// URL instead of {redacted(self._url)}")
-        probe = f"{self._key}.probe-{self._job_name}"
-        try:
-            db = kydb.connect(self._url)
+        probe = f"{self._key}.probe-{_in_a_key(self._job_name)}"
+
+        def write_and_compare():
+            db = connect(self._url, self._timeout)
             db[probe] = self._job_name
             if db.read(probe, reload=True) != self._job_name:
                 raise OSError("what was read back is not what was written")
+            _model_at(db, self._key)
+            return db
+
+        try:
+            db = patiently(write_and_compare, patience=patience, what=f"writing to {self}")
         except Exception as error:
             raise UserError(f"the model cannot be published to {self}: {one_line(error)}; grant this job "
                             "write and read access, or change model_db and model_key") from error
         with contextlib.suppress(Exception):  # may write but not delete: a few bytes stay, nothing is wrong
             db.delete(probe)
 
-    def publish(self, content: bytes, patience: float) -> bool:
-        """Puts the bytes of an .h5 file under the key; tries for `patience` seconds.
+    def publish(self, content: bytes, patience: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Publishes the bytes of an .h5 file as `publish` does.
 
         A database that keeps refusing is no reason to lose the job: the model is in model/, and
         `launch.py publish` finishes the work later.
+
+        Args:
+            content: the file's bytes.
+            patience: seconds to keep trying.
+            given_up: looked at between attempts: whether to end.
 
         Returns:
             Whether the model is published.
         """
         try:
-            publish(self._url, self._key, content, patience)
+            publish(self._url, self._key, content, self._job_name, patience=patience, timeout=self._timeout,
+                    given_up=given_up)
         except Exception as error:
             print(f"NOT PUBLISHED: {error}; the model is kept in model/, publish it with: "
                   f"launch.py publish {self._job_name}", flush=True)
@@ -167,32 +218,75 @@ class ModelTarget:
         return True
 
 
-def publish(url: str, key: str, content: bytes, patience: float = 60) -> None:
-    """Puts the bytes of an .h5 file under a KYDB key, reads them back and compares.
+def publish(url: str, key: str, content: bytes, job_name: str, *, patience: float = 300, timeout: float = TIMEOUT,
+            given_up: Callable[[], bool] = lambda: False) -> None:
+    """Puts the bytes of an .h5 file under a KYDB key; the models that were there stay, under other keys.
+
+    The bytes are first written under their `version_key`, read back and compared, and a record of the job is
+    put beside them. Only then is the key itself set, in the one write that every backend has for an item, so
+    that a reader sees one whole model or the other, whoever else publishes at the same time.
 
     Args:
         url: KYDB URL.
         key: the model's key.
         content: the file's bytes.
+        job_name: the job that made it.
         patience: seconds to keep trying: a model that took hours is worth waiting for a database that restarts.
+        timeout: seconds without a byte after which a connection counts as dead.
+        given_up: looked at between attempts: whether to end.
 
     Raises:
-        UserError: they are not an HDF5 file, or KYDB keeps refusing.
+        UserError: they are not an HDF5 file, the key holds something else, or KYDB keeps refusing.
     """
     if not content.startswith(_HDF5_MAGIC):
         raise UserError(f"what should be published to {redacted(url)} {key} is not an HDF5 file")
-    attempts = tenacity.Retrying(
-        wait=tenacity.wait_exponential_jitter(initial=1, max=20), stop=tenacity.stop_after_delay(patience),
-        reraise=True)
     try:
-        attempts(_write_and_compare, url, key, content)
+        patiently(_publish_once, url, key, content, job_name, timeout, patience=patience, given_up=given_up,
+                  what=f"publishing to {redacted(url)} {key}", retry=lambda error: not isinstance(error, UserError))
     except Exception as error:
         raise UserError(f"publishing to {redacted(url)} {key} failed: {one_line(error)}") from error
 
 
-def _write_and_compare(url: str, key: str, content: bytes) -> None:
-    db = kydb.connect(url)
-    write_files_whole(db)
+def _publish_once(url: str, key: str, content: bytes, job_name: str, timeout: float) -> None:
+    db = connect(url, timeout)
+    before = _model_at(db, key)
+    if before is not None and not db.exists(version_key(key, before)):  # published by another program
+        _write_version(db, key, before, "unknown")
+    _write_version(db, key, content, job_name)
     db[key] = content
-    if db.read(key, reload=True) != content:
+    found = _model_at(db, key)
+    if found != content and not (found and db.exists(version_key(key, found))):  # nor another job's whole model
         raise OSError("the model read back is not the model written")
+
+
+def _model_at(db, key: str) -> bytes | None:
+    """The model under a key; None where there is nothing.
+
+    Raises:
+        UserError: the key holds something else, which publishing would destroy.
+    """
+    try:
+        found = db.read(key, reload=True)
+    except KeyError:
+        return None
+    if not isinstance(found, bytes):
+        raise UserError(f"{key} holds a {type(found).__name__} and not a model; set model_key to another key")
+    return found
+
+
+def _write_version(db, key: str, content: bytes, job_name: str) -> None:
+    version = version_key(key, content)
+    db[version] = content
+    if db.read(version, reload=True) != content:
+        raise OSError("the model read back is not the model written")
+    db[f"{version}.json"] = json.dumps({
+        "job": job_name, "published": datetime.now(timezone.utc).isoformat(timespec="seconds"), "bytes": len(content)})
+
+
+def version_key(key: str, content: bytes) -> str:
+    """The key that keeps a model for good; its record is beside it, under the same with `.json`."""
+    return f"{_VERSIONS_FOLDER}/{key.strip('/')}/{hashlib.sha256(content).hexdigest()}"
+
+
+def _in_a_key(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", text)

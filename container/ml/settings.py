@@ -14,6 +14,7 @@ import operator
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from pathlib import PurePosixPath
 from typing import Any
 
 from ml.errors import UserError
@@ -158,10 +159,17 @@ class Settings:
     )
     # The run
     checkpoint_seconds: int = _setting(
-        60, "seconds between checkpoints, where the job has a checkpoints folder", interval="[1, 86400]"
+        60, "seconds between checkpoints, where the job has a checkpoints folder; also one an epoch, and never more "
+            "than 1 % of the time", interval="[1, 86400]"
+    )
+    read_seconds: int = _setting(
+        60, "seconds to keep trying where KYDB does not answer before the training", interval="[0, 86400]"
     )
     publish_seconds: int = _setting(
-        60, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]"
+        300, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]"
+    )
+    kydb_timeout: int = _setting(
+        20, "seconds without a byte after which a connection to KYDB counts as dead", interval="[1, 3600]"
     )
     tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard")
     allow_cpu: bool = _setting(False, "train on the CPU of an instance whose GPU TensorFlow cannot use")
@@ -172,8 +180,18 @@ class Settings:
         between = (self.layers - 1) * (self.nodes + 1) * self.nodes
         return (self.lookback + 1) * self.nodes + between + (self.nodes + 1) * 2
 
+    @property
+    def h5_name(self) -> str:
+        """Name of the .h5 file in model/: the last part of model_key."""
+        name = PurePosixPath(self.model_key).name
+        return name if name.endswith(".h5") else f"{name}.h5"
+
 
 SETTINGS = {field.name: field for field in dataclasses.fields(Settings)}
+
+# What kydb takes on every backend: it refuses parts that begin with a dot.
+_PART = r"[^/.\s\0-\x1f\ud800-\udfff][^/\0-\x1f\ud800-\udfff]*"
+_KEY = re.compile(f"/?{_PART}(/{_PART})*")
 
 # Written by SageMaker, its tuner and its SDK among the user's hyperparameters.
 PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
@@ -252,6 +270,12 @@ def parse_value(name: str, value: Any) -> Any:
             parsed = _PARSERS[field.type](text)
     except ValueError as expected:
         raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
+    if name in ("prices_db", "model_db") and (hidden := re.sub(r"//[^/;|]*@", "//...@", parsed)) != parsed:
+        raise UserError(f"hyperparameter {name} must not hold a user name or password, which SageMaker shows to all "
+                        f"who may describe the job, received {hidden}; see SECURITY.md for where they belong")
+    if name in ("prices_key", "model_key") and not _KEY.fullmatch(parsed):
+        raise UserError(f"hyperparameter {name} must be a key such as {field.default}, of printable characters and "
+                        f"no part that is empty or begins with a dot, received {value!r}")
     interval, choices = field.metadata["interval"], field.metadata["choices"]
     if interval and parsed not in interval:
         raise UserError(f"hyperparameter {name} must be in {interval}, received {value!r}")

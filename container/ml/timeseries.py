@@ -7,8 +7,6 @@ with its row.
 
 import concurrent.futures
 import hashlib
-import os
-import re
 import uuid
 from collections.abc import Sequence
 from datetime import date, datetime, time
@@ -20,9 +18,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from kydb.impl.files import FileDB
 from kydb.objdb import DBOBJ_CONFIG_PATH
 
+from ml.databases import TIMEOUT, aws_code, connect, is_transient, one_line, patiently, redacted, write_files_whole
 from ml.errors import UserError
 
 COLUMNS = ("mid", "position", "bid", "ask")
@@ -31,7 +29,8 @@ _CLASS = {"TimeSeries": {"module_path": "ml.timeseries", "class_name": "TimeSeri
 _CHUNK_FOLDER = "/timeseries_chunks"  # apart from the series, so that db.ls shows the series alone
 _CHUNK_ROWS = 65_536
 _CHUNK_BYTES = 350_000  # a DynamoDB item holds 400 KB, its key and kydb's wrapping included
-_CONNECTIONS = 8  # boto3 keeps ten open
+_CONNECTIONS = 8
+_LOWEST, _HIGHEST = 1e-15, 1e15  # prices whose smallest and largest moves a float32 still holds
 _MINUTE = 60 * 10**9  # in nanoseconds
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
 
@@ -203,27 +202,12 @@ def _exists(db, key: str) -> bool:
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return False
-            raise UserError(f"{key} in {redacted(db.url)} may not be read ({_aws_code(error)}); grant s3:GetObject, "
+            if is_transient(error):
+                raise
+            raise UserError(f"{key} in {redacted(db.url)} may not be read ({aws_code(error)}); grant s3:GetObject, "
                             "and s3:ListBucket, without which S3 does not say whether a key exists") from None
         return True
     return db.exists(key)
-
-
-def write_files_whole(db) -> None:
-    """Makes a kydb file database write a value under another name and rename it.
-
-    kydb writes files in place, so a reader could see half of one, and a kill would leave half of one.
-    """
-    if isinstance(db, FileDB) and "set_raw" not in vars(db):
-        def set_raw(key: str, value: bytes) -> None:
-            temporary = f"{key}.writing-{uuid.uuid4().hex}"
-            try:
-                FileDB.set_raw(db, temporary, value)
-                Path(db._get_fs_path(temporary)).replace(db._get_fs_path(key))
-            except BaseException:
-                Path(db._get_fs_path(temporary)).unlink(missing_ok=True)
-                raise
-        db.set_raw = set_raw
 
 
 def _encoded(frame: pd.DataFrame):
@@ -279,7 +263,8 @@ def _between(frame: pd.DataFrame, first: int | None, last: int | None) -> pd.Dat
 
 # Reading
 
-def read_kydb(url: str, key: str, start=None, end=None) -> pd.DataFrame:
+def read_kydb(url: str, key: str, start=None, end=None, *, patience: float = 0,
+              timeout: float = TIMEOUT) -> pd.DataFrame:
     """The history that a KYDB object's `curve(start, end)` gives, checked.
 
     Args:
@@ -287,33 +272,40 @@ def read_kydb(url: str, key: str, start=None, end=None) -> pd.DataFrame:
         key: of any object with such a method: a `TimeSeries`, or one of the user's own.
         start: first day or time; None: from the first row.
         end: last day or time, included; None: to the last row.
+        patience: seconds to keep trying where the database does not answer.
+        timeout: seconds without a byte after which a connection counts as dead.
 
     Raises:
         UserError: it cannot be read, or is no price history.
     """
     source = f"{key} in {redacted(url)}"
     try:
-        series = kydb.connect(url)[key]
-        if not hasattr(series, "curve"):
+        db = connect(url, timeout)
+    except Exception as error:
+        raise UserError(f"prices_db is no KYDB URL, received {redacted(url)}: {one_line(error)}") from None
+
+    def curve():
+        series = db.read(key, reload=True)
+        if not callable(getattr(series, "curve", None)):
             raise UserError(f"{source} is a {type(series).__name__} without a method curve(start, end); "
                             "set prices_key to a time series")
-        frame = series.curve(start, end)
+        return series.curve(start, end)
+
+    try:
+        frame = patiently(curve, patience=patience, what=f"reading {source}")
     except UserError:
         raise
-    except AssertionError as error:
-        raise UserError(f"prices_db is no KYDB URL, received {redacted(url)}: {error}") from None
     except KeyError as error:
-        raise UserError(_missing_key(url, key, error)) from None
+        raise UserError(_missing_key(db, url, key, error)) from None
     except Exception as error:
         raise UserError(f"the price history {source} cannot be read: {one_line(error)}; check the URL, the network "
                         "and the job's permissions") from error
     return checked(frame, source=source)
 
 
-def _missing_key(url: str, key: str, error: KeyError) -> str:
+def _missing_key(db, url: str, key: str, error: KeyError) -> str:
     source = f"{key} in {redacted(url)}"
     try:
-        db = kydb.connect(url)
         if _exists(db, key):  # so it is something inside the object that is missing
             return f"the price history {source} cannot be read: {one_line(error)}"
         near = db.ls(key.rpartition("/")[0] or "/")
@@ -382,7 +374,11 @@ def _with_times(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         raise UserError(f"{source}: dt is empty in {int(index.isna().sum()):,} rows, the first is row "
                         f"{int(np.argmax(index.isna())) + 1:,}; give every row a time")
     index = index.tz_localize("UTC") if index.tz is None else index.tz_convert("UTC")
-    return frame.set_axis(index.as_unit("ns").rename("dt"))
+    try:
+        index = index.as_unit("ns")
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise UserError(f"{source}: dt must be between the years 1677 and 2262: {one_line(error)}") from None
+    return frame.set_axis(index.rename("dt"))
 
 
 def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
@@ -398,6 +394,9 @@ def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
     """
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{source} must be a pandas DataFrame, received {type(frame).__name__}")
+    twice = [name for name in ("dt", *COLUMNS) if list(frame.columns).count(name) > 1]
+    if twice:
+        raise UserError(f"{source} has more than one column {' and '.join(twice)}; keep one of each")
     if not len(frame):
         raise UserError(f"{source} has no rows; check start_date and end_date")
     frame = _with_times(frame, source=source)
@@ -408,6 +407,8 @@ def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         frame = frame.drop(columns=["bid", "ask"], errors="ignore")
     history = {}
     for name in (name for name in COLUMNS if name in frame):
+        if pd.api.types.is_complex_dtype(frame[name]):
+            raise UserError(f"{source}: {name} must hold real numbers, received complex ones")
         try:
             history[name] = frame[name].to_numpy(np.float64, copy=False)
         except (ValueError, TypeError) as error:
@@ -432,6 +433,8 @@ def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
             refuse(~np.isin(values, (-1, 0, 1)), "position is not -1, 0 or 1", values)
         else:
             refuse(values <= 0, f"{name} is not above 0", values)
+            refuse((values < _LOWEST) | (values > _HIGHEST), f"{name} is not within {_LOWEST:g} to {_HIGHEST:g}",
+                   values, "; write prices in another unit")
     if "bid" in history:
         refuse(history["bid"] > history["ask"], "bid is above ask", history["bid"])
     return pd.DataFrame(history, frame.index)
@@ -509,37 +512,3 @@ def split_by_time(history: pd.DataFrame, validation_fraction: float, lookback: i
                         f"of {rows:,} rows validation takes {held_out:,} and the purge {lookback + horizon:,}; use "
                         "more data, a smaller lookback, or validation_fraction=0")
     return history.iloc[:training], history.iloc[rows - held_out:]
-
-
-# Clouds and secrets
-
-def configure_aws() -> None:
-    """Gives boto3's default session SageMaker's region, and timeouts that end.
-
-    SageMaker sets AWS_REGION, botocore reads AWS_DEFAULT_REGION; and kydb makes its clients without a
-    configuration, with which an unreachable endpoint takes minutes to fail.
-    """
-    import boto3
-    import botocore.config
-    import botocore.session
-    session = botocore.session.get_session()
-    if region := os.environ.get("AWS_REGION"):
-        session.set_config_variable("region", os.environ.get("AWS_DEFAULT_REGION") or region)
-    session.set_default_client_config(botocore.config.Config(
-        connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4},
-        max_pool_connections=2 * _CONNECTIONS))
-    boto3.setup_default_session(botocore_session=session)
-
-
-def redacted(url: str) -> str:
-    """A KYDB URL without the user name and password it may hold."""
-    return re.sub(r"//[^/@]*@", "//...@", url)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in one line, without the secrets that URLs in it may hold."""
-    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))
-
-
-def _aws_code(error) -> str:
-    return error.response["Error"].get("Code", "?")

@@ -28,6 +28,9 @@ from ml.network import logits
 from ml.settings import Settings, metric_line, rounded
 from ml.train_sequence import TrainSequence, normalised
 
+_DEFAULT_WEIGHTS = 2_500_000  # of the network that WINDOWS_PER_CALL was measured with; larger ones take longer
+_CHECKPOINT_SHARE = 0.01  # of the time, at most, is spent on checkpoints
+
 
 @dataclasses.dataclass
 class Progress:
@@ -201,16 +204,26 @@ class Trainer:
             UserError: the checkpoint is of another training.
         """
         progress, best = Progress(), None
-        if checkpoints and (checkpoint := checkpoints.load(identity or {})):
+        if checkpoints and (checkpoint := checkpoints.load(identity or {}, self._check)):
             progress, best = self._restored(checkpoint)
             report(f"resuming in epoch {progress.epoch + 1} at step {progress.step} from a checkpoint")
-        last_save, running = time.monotonic(), False
+        last_save, cost, refused, running = time.monotonic(), 0.0, False, False
 
-        def save(*, force: bool):
-            nonlocal last_save
-            if checkpoints and (force or time.monotonic() - last_save >= self._settings.checkpoint_seconds):
+        def save(*, due: bool = False, force: bool = False):
+            nonlocal last_save, cost, refused
+            began = time.monotonic()
+            due = due or began - last_save >= self._settings.checkpoint_seconds
+            if not checkpoints or not (force or (due and began - last_save >= cost / _CHECKPOINT_SHARE)):
+                return
+            try:
                 checkpoints.save(self._checkpoint(identity or {}, progress, best))
-                last_save = time.monotonic()
+            except OSError as error:  # no reason to lose what has been trained
+                if not refused:
+                    report(f"NO CHECKPOINT could be written, and training goes on: {error}; earlier ones are "
+                           "untouched, and it is tried again")
+                refused = True
+            last_save = time.monotonic()
+            cost = last_save - began
 
         with _scalar_log(tensorboard, progress.epoch) as log:
             while progress.epoch < self._settings.epochs and not self._out_of_patience(progress):
@@ -220,12 +233,12 @@ class Trainer:
                         running = True
                     if stop.is_set:
                         break
-                    save(force=False)
+                    save()
                 if stop.is_set:
                     break
                 if self._end_epoch(progress, report, log):
                     best = [weight.numpy() for weight in self._weights]
-                save(force=progress.epoch == self._settings.epochs or self._out_of_patience(progress))
+                save(due=True, force=progress.epoch == self._settings.epochs or self._out_of_patience(progress))
         if stop.is_set:
             save(force=True)
         elif progress.epoch < self._settings.epochs:
@@ -257,7 +270,8 @@ class Trainer:
         An epoch's last batch, smaller than the others, is a call of its own.
         """
         batch = self._settings.batch_size
-        steps = max(1, WINDOWS_PER_CALL // batch)
+        windows = WINDOWS_PER_CALL * min(1, _DEFAULT_WEIGHTS / self._settings.weights)
+        steps = max(1, int(windows) // batch)
         starts = order[step * batch:(step + steps) * batch]
         whole = len(starts) // batch
         return starts[:whole * batch].reshape(whole, batch) if whole else starts[None, :]
@@ -328,6 +342,30 @@ class Trainer:
         arrays |= {f"best_{i}": weight for i, weight in enumerate(best or ())}
         return Checkpoint(identity, dataclasses.asdict(progress), arrays)
 
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Raises ValueError where a checkpoint is not of this network and optimizer, or is not to be believed."""
+        expected = {f"{name}_{i}": tuple(variable.shape)
+                    for name, variables in (("weight", self._weights), ("optimizer", self._optimizer.variables))
+                    for i, variable in enumerate(variables)}
+        if checkpoint.progress.get("best_epoch"):
+            expected |= {f"best_{i}": tuple(weight.shape) for i, weight in enumerate(self._weights)}
+        found = {name: array.shape for name, array in checkpoint.arrays.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise ValueError(f"{name} has shape {found.get(name)} and must have {expected.get(name)}")
+        if any(array.dtype.kind not in "fiu" for array in checkpoint.arrays.values()):
+            raise ValueError("its arrays are not numbers")
+        progress = checkpoint.progress
+        fields = {field.name: field.default for field in dataclasses.fields(Progress) if field.name != "history"}
+        measured = {"loss", "val_loss", "val_accuracy"} if self._validation else {"loss"}
+        whole = progress.keys() == fields.keys() | {"history"} and \
+            all(type(progress[name]) is type(default) for name, default in fields.items()) and \
+            isinstance(progress["history"], list) and \
+            all(isinstance(epoch, dict) and measured <= epoch.keys() for epoch in progress["history"])
+        if not (whole and 0 <= progress["best_epoch"] <= progress["epoch"] == len(progress["history"])
+                and 0 <= progress["step"] <= len(self._train)):
+            raise ValueError("its progress is none of this training")
+
     def _restored(self, checkpoint: Checkpoint) -> tuple[Progress, list[np.ndarray] | None]:
         arrays = checkpoint.arrays
         for name, variables in (("weight", self._model.trainable_variables),
@@ -390,10 +428,14 @@ def _count(correct):
 @contextlib.contextmanager
 def _scalar_log(folder: Path | None, epochs_done: int):
     """A function that writes an epoch's metrics for TensorBoard; does nothing without a folder."""
-    if folder is None:
+    try:
+        writer = tf.summary.create_file_writer(str(folder)) if folder else None
+    except tf.errors.OpError as error:  # a folder that cannot be written is no reason to lose a training
+        print(f"no TensorBoard logs: {error}", flush=True)
+        writer = None
+    if writer is None:
         yield lambda metrics: None
         return
-    writer = tf.summary.create_file_writer(str(folder))
     # tf.summary.scalar needs the tensorboard package, which the image leaves out; this is what it does.
     metadata = tf.compat.v1.SummaryMetadata()
     metadata.plugin_data.plugin_name = "scalars"
@@ -401,10 +443,11 @@ def _scalar_log(folder: Path | None, epochs_done: int):
 
     def log(metrics):
         epoch = next(epochs)
-        with writer.as_default():
+        with contextlib.suppress(tf.errors.OpError), writer.as_default():  # a full disk
             for name, value in metrics.items():
                 tf.summary.write(name, tf.constant(value, tf.float32), step=epoch, metadata=metadata)
-        writer.flush()
+            writer.flush()
 
     yield log
-    writer.close()
+    with contextlib.suppress(tf.errors.OpError):
+        writer.close()

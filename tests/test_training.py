@@ -15,6 +15,7 @@ from ml.network import build_network
 from ml.settings import METRICS, Settings
 from ml.train_sequence import TrainSequence
 from ml.training import Trainer, _smoothed
+from ml.walk_forward import Fold
 from train import _identity
 
 SMALL = Settings(lookback=20, nodes=16, layers=2, dropout=0.3, epochs=3, batch_size=64, seed=5,
@@ -297,7 +298,8 @@ def test_a_model_of_smoothed_labels_is_less_sure():
     {"lookback": 21}, {"schedule": "cosine"}, {"weight_decay": 0.1}, {"label_smoothing": 0.1}, {"seed": 6}], ids=str)
 def test_a_checkpoint_knows_what_changes_the_weights(change):
     def identity(**changes):
-        return _identity(dataclasses.replace(SMALL, **changes), {"data": {"sha256": "x"}}, "float32")
+        return _identity(dataclasses.replace(SMALL, **changes), {"data": {"sha256": "x"}}, "float32",
+                         Fold(1, 1, history=None, train_rows=None, validation_rows=None))
 
     assert identity() != identity(**change)
     assert identity() == identity(epochs=9)  # which go on with the same training

@@ -1,6 +1,6 @@
 """Whether the job's memory will do, estimated before the training: the kernel kills without a word.
 
-The figures of the estimate were fitted to the peaks of real jobs on a CPU; tests/test_memory.py measures again.
+The figures of the estimate were fitted to the peaks of real jobs on a CPU; tests/test_faults.py measures again.
 On GPUs the network's part is in the device's memory, and the estimate of the host's errs on the safe side.
 """
 

@@ -67,6 +67,11 @@ def test_the_table_shows_where_a_preset_differs():
         assert rows[name][3] == ("" if value == SETTINGS[name].default else str(value))
 
 
+def test_the_readmes_table_is_the_declarations():
+    readme = Path(__file__).resolve().parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    assert f"-->\n{settings_table()}\n<!-- /settings -->" in readme
+
+
 def test_what_sagemaker_adds_is_passed_over():
     assert parse_settings({"sagemaker_region": "eu-west-1", "_tuning_objective_metric": "val_loss"}) == Settings()
 

@@ -163,7 +163,7 @@ def _epochs(metrics, axes, name: str) -> None:
     kept = metrics["best_epoch"]
     axes.plot([kept], [metrics["epochs"][kept - 1][f"val_{name}"]], "D", color=_ORANGE, fillstyle="none", markersize=9,
               label="kept")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(axes.figure, 4)
 
 

@@ -346,12 +346,10 @@ def reading():
 @case
 def learning_curves():
     """A year of prices for ten epochs with three seeds, auto precision against float32 (minutes: runs when named)"""
-    import dataclasses
-
     from ml.instance import find_instance
     from ml.network import build_network
     from ml.optimal_position import optimal_positions
-    from ml.settings import Settings
+    from ml.settings import PRESETS, Settings
     from ml.timeseries import read_channel
     from ml.train_sequence import TrainSequence
     from ml.training import Trainer
@@ -364,7 +362,7 @@ def learning_curves():
     for seed in (1, 2, 3):
         sequence = TrainSequence(frame, LOOKBACK, BATCH, seed=seed)
         for precision, found in curves.items():
-            settings = dataclasses.replace(Settings(), batch_size=BATCH, seed=seed)
+            settings = Settings(**PRESETS["original"] | {"batch_size": BATCH, "seed": seed})
             instance = find_instance(precision)
             model = build_network(LOOKBACK, NODES, 2, settings.dropout, seed)
             result = Trainer(model, settings, instance, sequence, None).fit(stop=Never(), report=print)

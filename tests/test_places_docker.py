@@ -88,10 +88,7 @@ def test_a_search_in_containers(launch, options):
     assert [trial["TrainingJobStatus"] for trial in found["Trials"]] == ["Completed"] * 2
 
 
-def test_the_image_and_the_process_train_alike_to_the_last_digit(launch, engine):
-    image = os.environ.get("POSITION_TRAINER_IMAGE", "position-trainer")
-    if docker("image", "inspect", image).returncode:
-        pytest.skip(f"the image {image} is not built; make image builds it")
+def test_the_image_and_the_process_train_alike_to_the_last_digit(launch, image):
     for place in ("local", "docker"):
         launch("train", "--on", place, "--image", image, "--name", place, "--sample-rows", 4000,
                "--set", "lookback=60", "--set", "nodes=32", "--set", "epochs=2")

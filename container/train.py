@@ -132,7 +132,7 @@ def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSig
     """A fold's model."""
     # TensorFlow takes seconds to import, so what is wrong with a request is told before.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for name in ("absl", "tensorflow"):  # they warn of .h5 files, which are what is asked for here
+    for name in ("absl", "tensorflow", "matplotlib"):  # which warn of .h5 files, asked for here, and tell of fonts
         logging.getLogger(name).setLevel(logging.ERROR)
     from ml.checkpoints import CheckpointFolder
     from ml.instance import find_instance

@@ -39,6 +39,10 @@ def channels_in_s3(request: dict[str, Any], name: str) -> dict[str, str]:
     return uploads
 
 
+class NoSuchJob(UserError):
+    """SageMaker has no job of that name."""
+
+
 class AwsPlace:
     """Jobs on SageMaker.
 
@@ -54,16 +58,24 @@ class AwsPlace:
         self.runs = runs.resolve()
         self._poll_seconds = poll_seconds
         self._session = boto3.Session(region_name=region)
-        self.region = self._session.region_name
-        if not self.region:
-            raise UserError("no AWS region is known; give --region or set AWS_REGION")
         self._clients = dict[str, Any]()
+
+    @property
+    def region(self) -> str:
+        """The AWS region.
+
+        Raises:
+            UserError: none is known; asked for only here, so that a request can be checked without.
+        """
+        if not self._session.region_name:
+            raise UserError("no AWS region is known; give --region or set AWS_REGION")
+        return self._session.region_name
 
     def client(self, service: str):
         """A client that waits and tries again where AWS throttles."""
         if service not in self._clients:
             config = botocore.config.Config(retries={"mode": "adaptive", "max_attempts": 10})
-            self._clients[service] = self._session.client(service, config=config)
+            self._clients[service] = self._session.client(service, self.region, config=config)
         return self._clients[service]
 
     def folder(self, name: str) -> Path:
@@ -89,7 +101,7 @@ class AwsPlace:
         """DescribeTrainingJob.
 
         Raises:
-            UserError: there is no such job.
+            NoSuchJob: there is none.
         """
         return self._described("describe_training_job", "training job", TrainingJobName=name)
 
@@ -100,7 +112,7 @@ class AwsPlace:
             if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound",
                                                        "ResourceNotFoundException"):
                 raise
-            raise UserError(f"there is no {what} {next(iter(name.values()))} in {self.region}; `list --on aws` "
+            raise NoSuchJob(f"there is no {what} {next(iter(name.values()))} in {self.region}; `list --on aws` "
                             "shows those there are") from None
         answer.pop("ResponseMetadata", None)
         return answer
@@ -198,7 +210,7 @@ class AwsPlace:
         """DescribeHyperParameterTuningJob.
 
         Raises:
-            UserError: there is no such tuning job.
+            NoSuchJob: there is none.
         """
         return self._described("describe_hyper_parameter_tuning_job", "tuning job",
                                HyperParameterTuningJobName=name)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import click
 import yaml
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from rich.console import Console
 from rich.live import Live
 from rich.progress import (
@@ -135,6 +135,8 @@ class _Commands(click.Group):
             err.print(f"the request has {count} problem{'s' * (count > 1)}, nothing was started:", style="bold red")
             for problem in error.problems:
                 err.print(f"  {problem}", markup=False, soft_wrap=True)
+        except NoCredentialsError:
+            err.print("error: no AWS credentials were found; run `aws configure`, or set AWS_PROFILE")
         except (UserError, BotoCoreError, ClientError, OSError) as error:
             err.print(f"error: {error}", markup=False, soft_wrap=True)
         return context.exit(1)
@@ -155,9 +157,10 @@ def main(context, settings_file):
         except (OSError, yaml.YAMLError) as error:
             raise UserError(f"the settings file {path} cannot be read: {' '.join(str(error).split())}") from None
         known = ("role", "image", "bucket", "region", "runs")
-        if not isinstance(values, dict) or set(values) - set(known):
-            raise UserError(f"the settings file {path} may hold {', '.join(known)}, received "
-                            f"{', '.join(map(str, values))}")
+        if not isinstance(values, dict):
+            raise UserError(f"the settings file {path} must hold lines of NAME: VALUE, received {values!r}")
+        if unknown := [str(name) for name in values if name not in known]:
+            raise UserError(f"the settings file {path} may hold {', '.join(known)}, received {', '.join(unknown)} too")
         context.default_map = dict.fromkeys(main.commands, values)
 
 
@@ -235,7 +238,7 @@ def _with_sample_market(request: dict[str, Any], runs: Path, rows: int) -> None:
     requests.set_hyperparameter(request, "prices_key", key)
     if "model_db" not in parameters:
         requests.set_hyperparameter(request, "model_db", url)
-        parameters.setdefault("model_key", "/ml/models/sample_market_model.h5")
+        parameters.setdefault("model_key", f"/ml/models/sample_market_{rows}_model.h5")
 
 
 def _place(options: dict[str, Any]):
@@ -374,9 +377,7 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
     if metrics:
         _print_table(["metric", "value"], [[name, "nan" if value is None else f"{value:.6g}"]
                                            for name, value in (metrics | performance.get("metrics", {})).items()])
-    for verdict in ("verdict", "profit_verdict"):
-        if verdict in performance:
-            out.print(performance[verdict], soft_wrap=True, markup=False)
+    _print_verdicts(performance)
     if (report := folder / "output" / "data" / "report.html").exists():
         out.print(f"report: {report}", soft_wrap=True)
     model = folder / "model" / "model.keras"
@@ -392,6 +393,19 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
         out.print(f"kydb:  kydb.connect({parameters['model_db']!r})"
                   f"[{parameters.get('model_key', SETTINGS['model_key'].default)!r}]  "
                   "# bytes of the .h5", soft_wrap=True, markup=False)
+
+
+def _print_verdicts(performance: dict[str, Any]) -> None:
+    for verdict in ("verdict", "profit_verdict"):
+        if verdict in performance:
+            out.print(performance[verdict], soft_wrap=True, markup=False)
+
+
+def _performance_in(folder: Path) -> dict[str, Any]:
+    """What a job's model is worth, where the job is in that folder and measured it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))["performance"]
+    return {}
 
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:
@@ -492,7 +506,8 @@ def _followed_tuning(place, name: str, *, as_json: bool) -> int:
                   soft_wrap=True)
         _print_table(*leaderboard.table(tuning, trials))
         out.print(f"page: {place.folder(name) / leaderboard.PAGE}", soft_wrap=True)
-        if leaderboard.best_of(trials, maximize=requests.objective_of(tuning)[1]):
+        if found := leaderboard.best_of(trials, maximize=requests.objective_of(tuning)[1]):
+            _print_verdicts(_performance_in(place.folder(found["TrainingJobName"])))
             out.print(f"publish the best: python sagemaker/launch.py publish --best {name}", soft_wrap=True)
         if interrupted:
             out.print(f"go on: python sagemaker/launch.py tune --resume {name}", soft_wrap=True)
@@ -542,15 +557,20 @@ def _place_of(name: str, options: dict[str, Any]):
         raise UserError(f"there is no job {name} in {options['runs']}; `list` shows those there are")
     place = aws.AwsPlace(options["runs"], options["region"])
     try:
-        place.describe(name)
-    except UserError:
-        try:
-            place.describe_tuning(name)
-        except UserError:
-            raise UserError(f"there is no job {name}, neither in {options['runs']} nor on SageMaker in "
-                            f"{place.region}; `list` and `list --on aws` show those there are") from None
+        region = place.region
+        with contextlib.suppress(aws.NoSuchJob):
+            place.describe(name)
+            return place, False
+        place.describe_tuning(name)
         return place, True
-    return place, False
+    except aws.NoSuchJob:
+        raise UserError(f"there is no job {name}, neither in {options['runs']} nor on SageMaker in {region}; "
+                        "`list` and `list --on aws` show those there are") from None
+    except (UserError, BotoCoreError) as error:
+        if options["place_name"]:
+            raise
+        raise UserError(f"there is no job {name} in {options['runs']}, where `list` shows those there are, and "
+                        f"SageMaker cannot be asked: {error}") from None
 
 
 @main.command()
@@ -608,6 +628,12 @@ def logs(name, no_follow, **options):
 def stop(name, **options):
     """Ask a training or tuning job to end; a training job keeps the best model so far."""
     place, tuning = _place_of(name, options)
+    if place.name != "aws":  # which says so itself
+        status = place.describe_tuning(name)["HyperParameterTuningJobStatus"] if tuning \
+            else place.describe(name)["TrainingJobStatus"]
+        if status in FINAL:
+            out.print(f"{name} has ended already: {status}", soft_wrap=True)
+            return
     (place.stop_tuning if tuning else place.stop)(name)
     out.print(f"{name} was asked to stop; python sagemaker/launch.py status {name}", soft_wrap=True)
 
@@ -648,6 +674,7 @@ def best(name, as_json, **options):
     settings = place.describe(trial["TrainingJobName"])["HyperParameters"]
     _print_table(["setting", "value"], [[key, value] for key, value in settings.items()
                                         if not key.startswith("_tuning_")])
+    _print_verdicts(_performance_in(place.folder(trial["TrainingJobName"])))
     out.print(f"publish it: python sagemaker/launch.py publish --best {name}", soft_wrap=True)
 
 
@@ -688,13 +715,15 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     key = parse_value("model_key", model_key or parameters.get("model_key", SETTINGS["model_key"].default))
     if not url:
         raise UserError(f"{name} names no KYDB to publish to; give --model-db URL")
-    path = _h5_file(place.collect(name) / "model", parameters)
+    folder = place.collect(name)
+    path = _h5_file(folder / "model", parameters)
     from ml import model_store  # with kydb and pandas, which no other command needs
 
     model_store.publish(url, key, path.read_bytes(), name)
     if as_json:
         _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
     else:
+        _print_verdicts(_performance_in(folder))
         out.print(f"published {path} to {url} {key}", soft_wrap=True)
 
 

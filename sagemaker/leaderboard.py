@@ -168,6 +168,9 @@ def _range_chart(trials, metric, kind, entry, best):
         axes.set_xscale("log", subs=[2, 5])
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.xaxis.set_major_formatter("{x:g}")
+    if not categorical:  # the whole range, however little of it was tried
+        low, high = float(entry["MinValue"]), float(entry["MaxValue"])
+        axes.set_xlim(low, high)
     for status, marker, color, label in (
             ("Completed", "o", _BLUE, "completed"), ("Stopped", "x", _BLUE, "stopped"),
             ("InProgress", "s", _GREY, "running")):
@@ -175,9 +178,9 @@ def _range_chart(trials, metric, kind, entry, best):
                   if trial["TrainingJobStatus"] == status and objective_value(trial) is not None
                   and (text := trial.get("TunedHyperParameters", {}).get(name)) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), marker, color=color, label=label)
+            axes.plot(*zip(*points, strict=True), marker, color=color, label=label, clip_on=False)
     if best and name in best.get("TunedHyperParameters", {}):
         text = best["TunedHyperParameters"][name]
         axes.plot([places[text] if categorical else float(text)], [objective_value(best)], "D", color=_ORANGE,
-                  fillstyle="none", markersize=11, label="best")
+                  fillstyle="none", markersize=11, label="best", clip_on=False)
     return _as_url(axes)

@@ -168,7 +168,11 @@ class _Run:
         """In SageMaker's form: a class of error, the message, the exit code."""
         if self._record.get("Container") and code in (125, 126, 127):  # docker run's own
             lines = [line for line in log.splitlines() if line.strip() and "docker run --help" not in line]
-            return f"ClientError: the container did not start: {lines[-1] if lines else 'see the log'}"
+            missing = any(line.startswith("Unable to find image") for line in lines)
+            what = f"there is no image {self._record['AlgorithmSpecification']['TrainingImage']} here (`make image` " \
+                   "builds it, --image names another) and it cannot be pulled" if missing else \
+                   "the container did not start"
+            return f"ClientError: {what}: {lines[-1] if lines else 'see the log'}"
         text = ""
         with contextlib.suppress(OSError):
             text = (self._folder / "output" / "failure").read_text(encoding="utf-8", errors="replace").strip()

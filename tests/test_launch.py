@@ -66,8 +66,8 @@ def test_the_real_job_on_the_simulated_market(launch):
     assert (launch.runs / "real" / "output" / "data" / "report.html").stat().st_size > 100_000
     assert "keras.models.load_model(" in out
     url = re.search(r"kydb.connect\('(.+?)'\)", out).group(1)
-    model = kydb.connect(url)["/ml/models/sample_market_model.h5"]
-    assert model == (launch.runs / "real" / "model" / "sample_market_model.h5").read_bytes()
+    model = kydb.connect(url)["/ml/models/sample_market_4000_model.h5"]
+    assert model == (launch.runs / "real" / "model" / "sample_market_4000_model.h5").read_bytes()
 
 
 def test_ctrl_c_stops_the_job_cleanly(launch):
@@ -93,6 +93,7 @@ def test_a_detached_job_is_followed_listed_and_stopped_from_elsewhere(launch):
     out, _ = follower.communicate(timeout=30)
     assert "epoch=1/600" in out
     assert json.loads(launch("status", "one", "--json"))["TrainingJobStatus"] == "Stopped"
+    assert launch("stop", "one") == "one has ended already: Stopped\n"
 
 
 def test_a_job_that_runs_too_long_is_stopped(launch):
@@ -164,6 +165,16 @@ def test_account_facts_come_from_flags_environment_and_a_settings_file(launch, t
     assert request["RoleArn"] == "arn:aws:iam::999988887777:role/from-file"
     assert request["OutputDataConfig"]["S3OutputPath"] == "s3://from-environment/position-trainer/jobs"
     assert request["AlgorithmSpecification"]["TrainingImage"] == "from-flag"
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("role: a\nrolle: b\n", "may hold role, image, bucket, region, runs, received rolle too"),
+    ("role x\n", "must hold lines of NAME: VALUE, received 'role x'")], ids=["unknown", "no lines"])
+def test_a_wrong_settings_file_is_told(tmp_path, text, told):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(text)
+    done = subprocess.run([*LAUNCH, "--settings-file", settings, "list"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"error: the settings file {settings} {told}\n")
 
 
 @pytest.mark.parametrize("command", ["train", "tune", "status", "logs", "stop", "list", "best", "publish", "push"])

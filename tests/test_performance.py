@@ -108,8 +108,9 @@ def test_too_few_rows_have_no_interval_and_a_verdict_that_says_so():
     history = market(6000)
     found = measured(history, 4000, np.full(1000, 0.6), dataclasses.replace(SMALL, horizon=20))
     assert np.isnan(found.scores[MODEL]["accuracy"].low)
-    assert found.verdict.startswith("The model is not distinguishable from the best baseline (")
+    assert found.verdict.startswith("The model is on too few minutes to be told from the best baseline (")
     assert "no interval from fewer than 5 blocks of 1,440 minutes" in found.verdict
+    assert found.profit_verdict.endswith(": whether that is chance cannot be told.")
     json.dumps(found.as_json())
 
 

@@ -199,7 +199,22 @@ def test_missing_credentials_are_told_in_one_line(launch, monkeypatch, tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/")
     assert code == 1
-    assert err.splitlines()[-1] == "error: Unable to locate credentials"
+    assert err.splitlines()[-1] == \
+        "error: no AWS credentials were found; run `aws configure`, or set AWS_PROFILE"
+    code, _, err = launch("status", "nothing")
+    assert code == 1
+    assert re.fullmatch(r"error: there is no job nothing in .+, and SageMaker cannot be asked: .*credentials\n", err)
+
+
+def test_a_request_is_checked_without_a_region(launch, monkeypatch):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = launch("train", "--on", "aws", "--prices", "s3://prices/history/", "--dry-run")
+    assert code == 1 and "RoleArn" in err and "TrainingImage" in err
+    code, out, err = launch("train", "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/", "--dry-run")
+    assert code == 0 and yaml.safe_load(out)["RoleArn"] == ROLE, err
+    code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/")
+    assert (code, err) == (1, "error: no AWS region is known; give --region or set AWS_REGION\n")
 
 
 # With scripted answers

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 
 import pytest
+import sagemaker_training.errors
+import six
 
 from launching import REPOSITORY, STUB_JOB
 
@@ -33,6 +36,9 @@ def stub_image(engine, tmp_path_factory):
     folder = tmp_path_factory.mktemp("image")
     (folder / "stub_job.py").write_text(STUB_JOB)
     shutil.copytree(REPOSITORY / "container" / "ml", folder / "ml")
+    (folder / "sagemaker_training").mkdir()  # what ml.job needs of the toolkit, with what that needs
+    shutil.copy(sagemaker_training.errors.__file__, folder / "sagemaker_training")
+    shutil.copy(six.__file__, folder)
     (folder / "train").write_text(
         "#!/usr/bin/env python\nimport sys\nsys.path.insert(0, '/program')\nimport stub_job\nstub_job.main()\n")
     (folder / "train").chmod(0o755)
@@ -69,7 +75,8 @@ def test_the_reason_of_a_failure_is_the_same_as_in_a_process(launch, options):
 
 def test_an_image_that_is_not_there_is_told(launch, options):
     out = launch("train", *options, "--image", "localhost:1/no/such:image", expect=1)
-    assert out.rstrip().splitlines()[-1].startswith("ClientError: the container did not start: ")
+    assert re.match(r"ClientError: there is no image localhost:1/no/such:image here \(`make image` builds it, .*: \S+",
+                    out.rstrip().splitlines()[-1])
 
 
 def test_ctrl_c_stops_the_container_cleanly(launch, options):

@@ -349,8 +349,10 @@ def test_an_unnamed_parquet_index_is_taken_for_dt(tmp_path):
     ({"p.csv": b"dt,mid\n2020-01-01,5\n,6\n"}, r"dt is empty in 1 rows, the first is row 2"),
     ({"p.csv": b"dt,mid\n2020-01-01T00:00,5\n2020-01-01T00:01,inf\n"}, r"mid is infinite in 1 of 2 rows, .*00:01"),
     ({"p.csv": b"dt,mid\n"}, r"has no rows"),
-    ({"a.csv": b"dt,mid\n2020-01-01,5\n2020-01-03,5\n", "b.csv": b"dt,mid\n2020-01-02,5\n"}, r"2 files in .*backwards"),
-    ({"a.csv": b"dt,mid\n2020-01-01,5\n", "b.csv": b"dt,mid\n2020-01-01,5\n"}, r"a time comes twice"),
+    ({"a.csv": b"dt,mid\n2020-01-01,5\n2020-01-03,5\n", "b.csv": b"dt,mid\n2020-01-02,5\n"},
+     r"a\.csv ends at 2020-01-03 .* b\.csv begins"),
+    ({"a.csv": b"dt,mid\n2020-01-01,5\n", "b.csv": b"dt,mid\n2020-01-01,5\n"}, r"b\.csv begins at 2020-01-01"),
+    ({"p.csv": b"dt,mid\n2020-01-01,5\n2020-01-01,5\n"}, r"a time comes twice"),
 ], ids=lambda value: value if isinstance(value, str) else ",".join(value))
 def test_a_wrong_channel_is_told(tmp_path, files, message):
     with pytest.raises(UserError, match=message) as caught:

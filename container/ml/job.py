@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from sagemaker_training.errors import ClientError
+
 from ml.errors import UserError
 
 FAILURE_CHARACTERS = 1024  # SageMaker's FailureReason takes that many of output/failure
@@ -146,8 +148,8 @@ class StopSignal:
         print(f"received {signal.Signals(number).name}: stopping as soon as the step under way ends", flush=True)
 
 
-class JobFailed(Exception):
-    """Raised after the failure was reported; makes the toolkit exit with 1."""
+class JobFailed(ClientError):
+    """Raised after the failure was reported; makes the toolkit exit with 1, without a traceback of its own."""
 
 
 @contextlib.contextmanager

@@ -168,6 +168,8 @@ def measured(history: pd.DataFrame, training: int, probability: np.ndarray, sett
 
 def _verdict(scores, gain: Estimate, best: str, draws: "_Draws") -> str:
     finding = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not distinguishable from"
+    if np.isnan(gain.low):
+        finding = "on too few minutes to be told from"
     accuracy, theirs = (scores[name]["accuracy"].value for name in (MODEL, best))
     return (f"The model is {finding} the best baseline ({best}): accuracy {accuracy:.4f} against {theirs:.4f} on "
             f"{draws.rows:,} held-out minutes, a difference of {gain.value:+.4f} ({draws.evidence(gain, '+.4f')}).")
@@ -175,7 +177,8 @@ def _verdict(scores, gain: Estimate, best: str, draws: "_Draws") -> str:
 
 def _profit_verdict(profit: Estimate, draws: "_Draws") -> str:
     finding = "a profit that chance does not explain" if profit.low > 0 else \
-        "a loss that chance does not explain" if profit.high < 0 else "no more than chance explains"
+        "a loss that chance does not explain" if profit.high < 0 else \
+        "whether that is chance cannot be told" if np.isnan(profit.low) else "no more than chance explains"
     return (f"Following it with one unit, spread paid, came to {profit.value:+,.6g} price units "
             f"({draws.evidence(profit, '+,.6g')}): {finding}.")
 

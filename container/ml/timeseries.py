@@ -7,6 +7,7 @@ with its row.
 
 import concurrent.futures
 import hashlib
+import itertools
 import uuid
 from collections.abc import Sequence
 from datetime import date, datetime, time
@@ -337,14 +338,21 @@ def read_channel(folder: Path, start=None, end=None) -> pd.DataFrame:
         found = ", ".join(path.name for path in names[:5]) or "nothing"
         raise UserError(f"channel {folder.name} has no price files: {folder} must hold "
                         f"{', '.join(_SUFFIXES)} files, found {found}")
-    frames = [_with_times(_read_file(path), source=str(path)) for path in files]
-    frames = sorted((frame for frame in frames if len(frame)), key=lambda frame: frame.index[0])
-    source = str(files[0]) if len(files) == 1 else f"{len(files)} files in {folder}"
-    history = checked(pd.concat(frames) if frames else pd.DataFrame(), source=source)
+    channel = f"channel {folder.name}"
+    sources = [f"{channel}, {path.relative_to(folder)}" for path in files]
+    parts = [(source, _with_times(_read_file(path, source), source=source))
+             for source, path in zip(sources, files, strict=True)]
+    parts = sorted(((source, frame) for source, frame in parts if len(frame)), key=lambda part: part[1].index[0])
+    for (source, frame), (later, after) in itertools.pairwise(parts):
+        if frame.index[-1] >= after.index[0] and frame.index.is_monotonic_increasing:
+            raise UserError(f"{source} ends at {frame.index[-1]} and {later} begins at {after.index[0]}; a channel "
+                            "holds one price history: send files that follow each other in time")
+    source = sources[0] if len(files) == 1 else f"{channel}, {len(files)} files"
+    history = checked(pd.concat([frame for _, frame in parts]) if parts else pd.DataFrame(), source=source)
     return _between(history, *_bounds(start, end))
 
 
-def _read_file(path: Path) -> pd.DataFrame:
+def _read_file(path: Path, source: str) -> pd.DataFrame:
     try:
         if path.name.endswith(".parquet"):
             names = pq.read_schema(path).names
@@ -353,7 +361,7 @@ def _read_file(path: Path) -> pd.DataFrame:
             return pq.read_table(path, columns=wanted).to_pandas(ignore_metadata=True).rename(columns={times: "dt"})
         return pd.read_csv(path, usecols=lambda name: name in ("dt", *COLUMNS))
     except Exception as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}; send a whole Parquet or CSV file") from None
+        raise UserError(f"{source} cannot be read: {one_line(error)}; send a whole Parquet or CSV file") from None
 
 
 def _with_times(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:

@@ -4,8 +4,10 @@ The sagemaker-training toolkit's `train` command runs `main` (SAGEMAKER_TRAINING
 own process, so that the signals SageMaker sends arrive here.
 """
 
+import contextlib
 import dataclasses
 import functools
+import importlib
 import logging
 import os
 import traceback
@@ -134,6 +136,8 @@ def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSig
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow", "matplotlib"):  # which warn of .h5 files, asked for here, and tell of fonts
         logging.getLogger(name).setLevel(logging.ERROR)
+    with _banners_left_out():
+        importlib.import_module("tensorflow")
     from ml.checkpoints import CheckpointFolder
     from ml.instance import find_instance
     from ml.network import build_network
@@ -157,6 +161,19 @@ def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSig
         tensorboard=job.tensorboard / fold.subfolder if settings.tensorboard else None,
         identity=_identity(settings, record, instance.precision, fold), report=fold.report)
     return Trained(model, result, trainer.probabilities)
+
+
+@contextlib.contextmanager
+def _banners_left_out():
+    """For TensorFlow's import: its libraries tell of oneDNN then, whatever their log level. Errors are Python's."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: Fold) -> dict[str, Any]:

@@ -573,6 +573,12 @@ def _place_of(name: str, options: dict[str, Any]):
                         f"SageMaker cannot be asked: {error}") from None
 
 
+def _record_of(place, name: str, *, tuning: bool) -> tuple[dict[str, Any], str]:
+    """The record of a training or tuning job, and its status."""
+    record = place.describe_tuning(name) if tuning else place.describe(name)
+    return record, record["HyperParameterTuningJobStatus" if tuning else "TrainingJobStatus"]
+
+
 @main.command()
 @_name_argument
 @click.option("--collect", is_flag=True, help="Bring what a job on aws left into runs/NAME.")
@@ -615,8 +621,8 @@ def logs(name, no_follow, **options):
     except KeyboardInterrupt:
         _print_way_back(name)
         sys.exit(_INTERRUPTED)
-    record = place.describe_tuning(name) if tuning else place.describe(name)
-    if (record.get("TrainingJobStatus") or record["HyperParameterTuningJobStatus"]) == "Failed":
+    record, status = _record_of(place, name, tuning=tuning)
+    if status == "Failed":
         err.print(record.get("FailureReason", "no reason was given"), markup=False, soft_wrap=True)
         sys.exit(1)
 
@@ -629,8 +635,7 @@ def stop(name, **options):
     """Ask a training or tuning job to end; a training job keeps the best model so far."""
     place, tuning = _place_of(name, options)
     if place.name != "aws":  # which says so itself
-        status = place.describe_tuning(name)["HyperParameterTuningJobStatus"] if tuning \
-            else place.describe(name)["TrainingJobStatus"]
+        _, status = _record_of(place, name, tuning=tuning)
         if status in FINAL:
             out.print(f"{name} has ended already: {status}", soft_wrap=True)
             return

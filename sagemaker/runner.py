@@ -168,7 +168,8 @@ class _Run:
         """In SageMaker's form: a class of error, the message, the exit code."""
         if self._record.get("Container") and code in (125, 126, 127):  # docker run's own
             lines = [line for line in log.splitlines() if line.strip() and "docker run --help" not in line]
-            missing = any(line.startswith("Unable to find image") for line in lines)
+            # Docker says the first before it pulls, and the second where that worked: then the fault is another.
+            missing = "Unable to find image" in log and "Status: Downloaded newer image" not in log
             what = f"there is no image {self._record['AlgorithmSpecification']['TrainingImage']} here (`make image` " \
                    "builds it, --image names another) and it cannot be pulled" if missing else \
                    "the container did not start"

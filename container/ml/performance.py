@@ -167,9 +167,8 @@ def measured(history: pd.DataFrame, training: int, probability: np.ndarray, sett
 
 
 def _verdict(scores, gain: Estimate, best: str, draws: "_Draws") -> str:
-    finding = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not distinguishable from"
-    if np.isnan(gain.low):
-        finding = "on too few minutes to be told from"
+    finding = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else \
+        "on too few minutes to be told from" if np.isnan(gain.low) else "not distinguishable from"
     accuracy, theirs = (scores[name]["accuracy"].value for name in (MODEL, best))
     return (f"The model is {finding} the best baseline ({best}): accuracy {accuracy:.4f} against {theirs:.4f} on "
             f"{draws.rows:,} held-out minutes, a difference of {gain.value:+.4f} ({draws.evidence(gain, '+.4f')}).")

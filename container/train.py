@@ -7,9 +7,11 @@ own process, so that the signals SageMaker sends arrive here.
 import contextlib
 import dataclasses
 import functools
+import gc
 import importlib
 import logging
 import os
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -136,8 +138,10 @@ def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSig
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow", "matplotlib"):  # which warn of .h5 files, asked for here, and tell of fonts
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _banners_left_out():
+    with _banners_left_out(), _without_matplotlib():
         importlib.import_module("tensorflow")
+        importlib.import_module("keras")
+    gc.enable()  # which bin/train disabled
     from ml.checkpoints import CheckpointFolder
     from ml.instance import find_instance
     from ml.network import build_network
@@ -174,6 +178,17 @@ def _banners_left_out():
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
+
+
+@contextlib.contextmanager
+def _without_matplotlib():
+    """For Keras' import, which imports it where it is found, for plots that nobody asks for here: half a second."""
+    absent = sys.modules.setdefault("matplotlib", None) is None  # None: what Python takes for not installed
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["matplotlib"]
 
 
 def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: Fold) -> dict[str, Any]:

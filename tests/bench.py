@@ -405,7 +405,7 @@ def whole_job():
 def times_of(lines, began: float) -> tuple[dict[str, float], str]:
     """Seconds from `began` to the job's milestones as their lines arrive, and all that was printed."""
     milestones = {"prices:": "seconds_to_prices_read_and_labelled", "device:": "seconds_to_tensorflow_imported",
-                  "running:": "seconds_to_first_call_of_7_steps_done"}
+                  "running:": "seconds_to_first_step_done"}
     times, output = {}, []
     for line in lines:
         output.append(line)

@@ -7,8 +7,13 @@ numbers that a checkpoint holds, the mask survives a resume, and it does not dep
 share a batch.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
+
+# AutoGraph, which rewrites Python's loops and conditions over tensors, takes a second for a step that has none.
+graph = functools.partial(tf.function, autograph=False)
 
 
 def build_network(lookback: int, nodes: int, layers: int, dropout: float, seed: int) -> keras.Sequential:
@@ -93,7 +98,7 @@ def _output(product, bias, kernel, output_bias, key, rows, dropout):
 
 # XLA compiles these even where the step is not compiled: there they are single loops over memory
 # between multiplications that other kernels do faster.
-@tf.function(jit_compile=True)
+@graph(jit_compile=True)
 def _forward(product, bias, key, rows, dropout):
     activation = tf.nn.relu(tf.cast(product, tf.float32) + bias)
     if dropout:
@@ -102,14 +107,14 @@ def _forward(product, bias, key, rows, dropout):
     return tf.cast(activation, product.dtype)
 
 
-@tf.function(jit_compile=True)
+@graph(jit_compile=True)
 def _backward(activation, upstream, dropout):
     # A unit passed its gradient on where it was kept and above zero, which is where its output is not 0.
     gradient = tf.where(activation > 0, tf.cast(upstream, tf.float32) / (1 - dropout), 0.0)
     return tf.cast(gradient, activation.dtype), tf.reduce_sum(gradient, axis=0)
 
 
-@tf.function(jit_compile=True)
+@graph(jit_compile=True)
 def _backward_of_output(activation, upstream, kernel, dropout):
     return _backward(activation, upstream[:, :1] * kernel[:, 0] + upstream[:, 1:] * kernel[:, 1], dropout)
 

@@ -24,7 +24,7 @@ import tensorflow as tf
 from ml.checkpoints import Checkpoint, CheckpointFolder
 from ml.instance import WINDOWS_PER_CALL, Instance
 from ml.job import StopSignal
-from ml.network import logits
+from ml.network import graph, logits
 from ml.settings import Settings, metric_line, rounded
 from ml.train_sequence import TrainSequence, normalised
 
@@ -89,7 +89,7 @@ class _DeviceWindows:
         """Windows (batch, lookback) and labels int64 (batch,) of start rows int32 (batch,)."""
         return self._windows(starts), tf.gather(self._labels, starts)
 
-    @tf.function(jit_compile=True)
+    @graph(jit_compile=True)
     def _windows(self, starts):
         prices = tf.gather(self._prices, starts[:, None] + self._offsets)
         low, height = (tf.gather(values, starts)[:, None] for values in (self._low, self._height))
@@ -122,9 +122,9 @@ class Trainer:
                 self._optimizer = keras.optimizers.LossScaleOptimizer(self._optimizer)
             self._optimizer.build(model.trainable_variables)
         self._weights = [variable.value for variable in model.trainable_variables]
-        self._gradients = tf.function(self._gradients_of, jit_compile=instance.compile_step)
+        self._gradients = graph(self._gradients_of, jit_compile=instance.compile_step)
         # Not wrapped otherwise: several devices meet in the update, which a nested function cannot hold.
-        self._update = tf.function(self._optimizer.apply, jit_compile=True) if instance.compile_update \
+        self._update = graph(self._optimizer.apply, jit_compile=True) if instance.compile_update \
             else self._optimizer.apply
 
     # The tensors' graphs
@@ -160,7 +160,7 @@ class Trainer:
         output = logits(self._weights, windows, dropout=0.0, keys=np.zeros(self._settings.layers, np.uint32), rows=rows)
         return tf.scatter_nd(rows[:, None], tf.nn.softmax(output)[:, 1], tf.shape(starts))
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
+    @graph(input_signature=[tf.TensorSpec((None,), tf.int32)])
     def _predict(self, starts):
         """Probability of buy of the validation windows that begin at starts: float32, (batch,)."""
         # A device leaves zeros where a window is another's.
@@ -169,20 +169,21 @@ class Trainer:
 
     def _sums(self, replica_function, starts, keys):
         """Runs a function on each row of starts, over all devices, and adds up what it returns."""
-        loss_sum = correct_sum = tf.constant(0.0)
-        for step in tf.range(tf.shape(starts)[0]):
+        def run(step, *sums):
             results = self._instance.strategy.run(replica_function, (starts[step], keys[step]))
-            loss, correct = (self._instance.strategy.reduce("SUM", result, axis=None) for result in results)
-            loss_sum, correct_sum = loss_sum + loss, correct_sum + correct
-        return loss_sum, correct_sum
+            return step + 1, *(total + self._instance.strategy.reduce("SUM", result, axis=None)
+                               for total, result in zip(sums, results, strict=True))
+
+        _, *sums = tf.while_loop(lambda step, *_: step < tf.shape(starts)[0], run, (0, 0.0, 0.0))
+        return sums
 
     _signature = (tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.uint32))
 
-    @tf.function(input_signature=_signature)
+    @graph(input_signature=_signature)
     def _run_steps(self, starts, keys):
         return self._sums(self._replica_step, starts, keys)
 
-    @tf.function(input_signature=_signature)
+    @graph(input_signature=_signature)
     def _measure_steps(self, starts, keys):
         return self._sums(self._replica_measure, starts, keys)
 
@@ -229,7 +230,7 @@ class Trainer:
             while progress.epoch < self._settings.epochs and not self._out_of_patience(progress):
                 for _ in self._epoch_parts(progress):
                     if not running:  # what takes long before the first epoch's line is over
-                        report(f"running: the first {progress.step} steps of {len(self._train)} an epoch are done")
+                        report(f"running: step {progress.step} of {len(self._train)} done")
                         running = True
                     if stop.is_set:
                         break
@@ -267,11 +268,12 @@ class Trainer:
     def _next_starts(self, order: np.ndarray, step: int) -> np.ndarray:
         """Start rows of the steps of the next call: int32, (steps, batch).
 
-        An epoch's last batch, smaller than the others, is a call of its own.
+        An epoch's first batch, after which it is known to run, and its last one, smaller than the others, are
+        calls of their own.
         """
         batch = self._settings.batch_size
         windows = WINDOWS_PER_CALL * min(1, _DEFAULT_WEIGHTS / self._settings.weights)
-        steps = max(1, int(windows) // batch)
+        steps = max(1, int(windows) // batch) if step else 1
         starts = order[step * batch:(step + steps) * batch]
         whole = len(starts) // batch
         return starts[:whole * batch].reshape(whole, batch) if whole else starts[None, :]

@@ -157,7 +157,8 @@ def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSig
         fold.validation_rows, settings.lookback, settings.batch_size, enable_shuffle=False)
     with instance.strategy.scope():
         model = build_network(
-            settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
+            settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed,
+            centred=settings.centred)
     trainer = Trainer(model, settings, instance, train, validation)
     checkpoints = CheckpointFolder(job.checkpoints, str(Path(job.name, fold.subfolder))) if job.checkpoints else None
     result = trainer.fit(
@@ -197,7 +198,7 @@ def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: 
     More epochs are allowed: they continue the same training, unless the learning rate's way depends on them.
     The last fold's is that of a job of one fold.
     """
-    names = ("lookback", "horizon", "nodes", "layers", "dropout", "batch_size", "learning_rate",
+    names = ("lookback", "horizon", "nodes", "layers", "dropout", "centred", "batch_size", "learning_rate",
              "warmup_steps", "schedule", "weight_decay", "label_smoothing", "optimizer", "seed",
              "validation_fraction", "monitor", *(["epochs"] if settings.schedule == "cosine" else []))
     return {name: getattr(settings, name) for name in names} | {

@@ -2,7 +2,7 @@
 
     make bench                                  everything; runs/bench/bench.json and bench.png beside it
     python tests/bench.py step_bfloat16 rows    some cases
-    BENCH_PRICES=FOLDER python tests/bench.py learning_curves     a folder with a year of real prices; 12 minutes
+    BENCH_PRICES=FOLDER python tests/bench.py learning_curves     a folder with a year of real prices; an hour
 
 Machines are noisy, so what is compared is measured in turns inside one process, and ratios are medians of
 the turns' ratios. Prices are the simulated market's, so that anyone gets the same work.
@@ -11,6 +11,7 @@ the turns' ratios. Prices are the simulated market's, so that anyone gets the sa
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -69,7 +70,8 @@ def trainer(sequence, **settings):
     settings = Settings(**PRESETS["original"] | {
         "lookback": sequence.lookback_period, "batch_size": sequence.batch_size, **settings})
     instance = find_instance(settings.precision)
-    model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
+    model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed,
+                          centred=settings.centred)
     return Trainer(model, settings, instance, sequence, None)
 
 
@@ -345,32 +347,31 @@ def reading():
 
 @case
 def learning_curves():
-    """A year of prices for ten epochs with three seeds, auto precision against float32 (minutes: runs when named)"""
-    from ml.instance import find_instance
-    from ml.network import build_network
+    """A year of prices, the original network, ten epochs, three seeds: auto precision against float32 (when named)"""
     from ml.optimal_position import optimal_positions
-    from ml.settings import PRESETS, Settings
     from ml.timeseries import read_channel
     from ml.train_sequence import TrainSequence
-    from ml.training import Trainer
     prices = read_channel(Path(os.environ["BENCH_PRICES"]), "2019-06-01", "2020-06-01")
     frame = optimal_positions(prices, spread=0.5)
 
     class Never:
         is_set = False
-    curves = {"auto": [], "float32": []}
-    for seed in (1, 2, 3):
-        sequence = TrainSequence(frame, LOOKBACK, BATCH, seed=seed)
-        for precision, found in curves.items():
-            settings = Settings(**PRESETS["original"] | {"batch_size": BATCH, "seed": seed})
-            instance = find_instance(precision)
-            model = build_network(LOOKBACK, NODES, 2, settings.dropout, seed)
-            result = Trainer(model, settings, instance, sequence, None).fit(stop=Never(), report=print)
-            found.append([epoch["accuracy"] for epoch in result.history])
-    means = {precision: np.mean(found, axis=0) for precision, found in curves.items()}
-    return {f"{precision}_accuracy_after_epoch_{epoch}": float(mean[epoch - 1])
-            for precision, mean in means.items() for epoch in (1, 4, 10)} | {
-        "largest_difference_of_the_means": float(np.abs(means["auto"] - means["float32"]).max())}
+    result = {}
+    for centred in (True, False):
+        curves = {"auto": [], "float32": []}
+        for seed, precision in itertools.product((1, 2, 3), curves):
+            sequence = TrainSequence(frame, LOOKBACK, BATCH, seed=seed)
+            epochs = trainer(sequence, precision=precision, seed=seed, centred=centred).fit(
+                stop=Never(), report=print).history
+            curves[precision].append([epoch["accuracy"] for epoch in epochs])
+        means = {precision: np.mean(found, axis=0) for precision, found in curves.items()}
+        windows = "centred" if centred else "not_centred"
+        result |= {f"{windows}_{precision}_accuracy_after_epoch_{epoch}": mean[epoch - 1]
+                   for precision, mean in means.items() for epoch in (1, 4, 10)} | {
+            f"{windows}_largest_difference_of_the_means": np.abs(means["auto"] - means["float32"]).max(),
+            f"{windows}_largest_standard_deviation_of_the_seeds": np.std(list(curves.values()), axis=1).max()}
+        print(result, flush=True)
+    return result
 
 
 def job_folder(base: Path) -> None:

@@ -56,6 +56,7 @@ CANDIDATES = {
     **{f"lookback {minutes}": {"lookback": minutes} for minutes in (180, 240, 360, 600, 1440)},
     **{f"nodes {nodes}": {"nodes": nodes} for nodes in (32, 256)},
     "one hidden layer": {"layers": 1},
+    "windows not centred": {"centred": False},
     **{f"dropout {share}": {"dropout": share} for share in (0.0, 0.5)},
     **{f"weight decay {share}": {"weight_decay": share} for share in (1.0, 10.0)},
     "label smoothing 0.1": {"label_smoothing": 0.1},
@@ -139,7 +140,8 @@ def network(span, changes: dict | list[dict]) -> np.ndarray:
 def _trained(part: Stretch, settings: Settings) -> np.ndarray:
     train_rows, held_out = split_by_time(part.train, settings.validation_fraction, settings.lookback, HORIZON)
     device = instance()
-    model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
+    model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed,
+                          centred=settings.centred)
     Trainer(model, settings, device,
             TrainSequence(train_rows, settings.lookback, settings.batch_size, seed=settings.seed),
             TrainSequence(held_out, settings.lookback, settings.batch_size, enable_shuffle=False),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ml.network import _hash, _relu_dropout, build_network, logits
+from ml.network import CENTRE, _hash, _relu_dropout, build_network, logits
 
 
 def weights_of(model):
@@ -18,6 +18,8 @@ def test_the_network_is_dense_relu_dropout_and_a_softmax_over_two():
     model = build_network(lookback=60, nodes=16, layers=3, dropout=0.2, seed=1)
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds == ["Dense", "Dropout"] * 3 + ["Dense"]
+    centred = build_network(lookback=60, nodes=16, layers=3, dropout=0.2, seed=1, centred=True)
+    assert [type(layer).__name__ for layer in centred.layers] == ["Rescaling", *kinds]
     assert model.input_shape == (None, 60) and model.output_shape == (None, 2)
     np.testing.assert_allclose(model(np.random.rand(5, 60)).numpy().sum(axis=1), 1, rtol=1e-6)
 
@@ -29,13 +31,14 @@ def test_its_weights_follow_from_the_seed():
     assert not np.array_equal(one[2][:, :2], one[4][:4])  # nor are two layers alike
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_fused_forward_predicts_what_the_keras_model_predicts(dropout):
-    model = build_network(20, 32, 2, dropout, seed=3)
+@pytest.mark.parametrize(("dropout", "centred"), [(0.0, False), (0.3, True)])
+def test_the_fused_forward_predicts_what_the_keras_model_predicts(dropout, centred):
+    model = build_network(20, 32, 2, dropout, seed=3, centred=centred)
     for variable in model.trainable_variables:  # biases start at 0, which would hide a missing one
         variable.assign(variable + 0.05)
     windows = np.random.default_rng(0).random((64, 20), np.float32)
-    output = logits(weights_of(model), tf.constant(windows), dropout=0.0, keys=keys(1, 2), rows=tf.range(64))
+    output = logits(weights_of(model), tf.constant(windows - (CENTRE if centred else 0)), dropout=0.0,
+                    keys=keys(1, 2), rows=tf.range(64))
     np.testing.assert_allclose(tf.nn.softmax(output), model(windows, training=False), atol=1e-6)
 
 

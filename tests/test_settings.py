@@ -64,7 +64,7 @@ def test_the_table_shows_where_a_preset_differs():
                                           for row in settings_table().splitlines())}
     assert rows["name"][2:4] == ["default", "original"] and set(SETTINGS) < set(rows)
     for name, value in PRESETS["original"].items():
-        assert rows[name][3] == ("" if value == SETTINGS[name].default else str(value))
+        assert rows[name][3] == ("" if value == SETTINGS[name].default else str(value).lower())
 
 
 def test_the_readmes_table_is_the_declarations():

@@ -50,7 +50,7 @@ def trainer_of(settings, *, instance=None, validated=True):
     instance = instance or cpu()
     with instance.strategy.scope():
         model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout,
-                              settings.seed)
+                              settings.seed, centred=settings.centred)
     train = sequence_of(1500, 1, settings, seed=settings.seed)
     validation = sequence_of(400, 2, settings, enable_shuffle=False) if validated else None
     return model, Trainer(model, settings, instance, train, validation)
@@ -143,7 +143,8 @@ def test_no_later_price_changes_a_models_probability():
     found = []
     for later in (1.0, 1.3):
         with cpu().strategy.scope():
-            model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed)
+            model = build_network(settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed,
+                                  centred=settings.centred)
         validation = sequence_of(400, 2, settings, enable_shuffle=False)
         frame = pd.DataFrame({"mid": validation.prices.copy(), "position": 1.0})
         frame.loc[200:, "mid"] *= later
@@ -177,7 +178,7 @@ def test_a_stop_keeps_the_best_weights_so_far():
     assert same_weights(model, one_epoch)
 
 
-@pytest.mark.parametrize(("settings", "after"), [  # an epoch is 12 calls of 2 steps, and a last one of 1
+@pytest.mark.parametrize(("settings", "after"), [  # an epoch is a call of 1 step, 11 of 2, two of 1
     *((SMALL, after) for after in (1, 9, 14, 20)), *((REGULARISED, after) for after in (2, 15))])
 def test_a_resume_is_bit_for_bit(tmp_path, monkeypatch, settings, after):
     monkeypatch.setattr("ml.training.WINDOWS_PER_CALL", 128)

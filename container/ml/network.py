@@ -16,7 +16,11 @@ import tensorflow as tf
 graph = functools.partial(tf.function, autograph=False)
 
 
-def build_network(lookback: int, nodes: int, layers: int, dropout: float, seed: int) -> keras.Sequential:
+CENTRE = 0.5  # of normalised windows
+
+
+def build_network(lookback: int, nodes: int, layers: int, dropout: float, seed: int, *,
+                  centred: bool = False) -> keras.Sequential:
     """Dense ReLU layers with dropout, softmax over sell and buy.
 
     Args:
@@ -25,11 +29,14 @@ def build_network(lookback: int, nodes: int, layers: int, dropout: float, seed: 
         layers: hidden layers.
         dropout: share of hidden units dropped in training, in [0, 1).
         seed: of the initial weights.
+        centred: whether a first layer, without weights, takes CENTRE off the windows.
 
     Returns:
         A float32 model: (batch, lookback) normalised windows in, (batch, 2) probabilities out.
     """
     model = keras.Sequential([keras.Input((lookback,), name="normalised_window")], name="position")
+    if centred:
+        model.add(keras.layers.Rescaling(1.0, offset=-CENTRE, name="centred"))
     for layer in range(layers):
         initial = keras.initializers.GlorotUniform(seed=seed + layer)
         model.add(keras.layers.Dense(nodes, "relu", kernel_initializer=initial, name=f"hidden_{layer + 1}"))
@@ -41,11 +48,11 @@ def build_network(lookback: int, nodes: int, layers: int, dropout: float, seed: 
 
 
 def logits(weights, windows, *, dropout: float, keys, rows):
-    """The network's output before the softmax, as in `model(windows)` but fused and in mixed precision.
+    """The network's output before the softmax, as in the model but fused and in mixed precision.
 
     Args:
         weights: the model's weights in order (kernel, bias, ...), float32.
-        windows: (batch, lookback), in the precision of the multiplications.
+        windows: (batch, lookback), as the first hidden layer takes them, in the precision of the multiplications.
         dropout: share of hidden units dropped; 0 to predict.
         keys: uint32, (hidden layers,): what this step's masks are made from.
         rows: int32, (batch,): the place of each window in the whole batch.

@@ -55,7 +55,7 @@ PRESETS = {
     "default": {},
     "original": {  # the job that this project began with
         "lookback": 1440, "nodes": 1024, "layers": 2, "dropout": 0.2, "epochs": 10, "batch_size": 4096,
-        "learning_rate": 0.001, "warmup_steps": 50, "schedule": "constant", "weight_decay": 0.0,
+        "centred": False, "learning_rate": 0.001, "warmup_steps": 10, "schedule": "constant", "weight_decay": 0.0,
         "label_smoothing": 0.0, "optimizer": "adam", "monitor": "val_loss", "patience": 0,
     },
 }
@@ -86,6 +86,9 @@ class Settings:
     layers: int = _setting(2, "hidden layers", interval="[1, 32]", scaling="Linear")
     dropout: float = _setting(
         0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear"
+    )
+    centred: bool = _setting(
+        True, "the network takes one half off its windows, which then lie around 0; it learns faster, also by heart"
     )
     # The training
     epochs: int = _setting(
@@ -428,11 +431,13 @@ def settings_table() -> str:
         allowed = field.metadata["interval"] or ", ".join(field.metadata["choices"])
         if isinstance(field.default, bool):
             allowed = "true, false"
-        default = "" if field.default is None else str(field.default).lower() \
-            if isinstance(field.default, bool) else field.default
-        different = ["" if preset.get(name, field.default) == field.default else preset[name] for preset in others]
-        rows.append([name, default, *different, allowed, field.metadata["help"]])
+        different = [None if preset.get(name, field.default) == field.default else preset[name] for preset in others]
+        rows.append([name, *map(_written, [field.default, *different]), allowed, field.metadata["help"]])
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def _written(value) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

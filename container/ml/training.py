@@ -24,7 +24,7 @@ import tensorflow as tf
 from ml.checkpoints import Checkpoint, CheckpointFolder
 from ml.instance import WINDOWS_PER_CALL, Instance
 from ml.job import StopSignal
-from ml.network import graph, logits
+from ml.network import CENTRE, graph, logits
 from ml.settings import Settings, metric_line, rounded
 from ml.train_sequence import TrainSequence, normalised
 
@@ -75,15 +75,15 @@ _PREDICTED_AT_ONCE = 4096  # windows
 
 
 class _DeviceWindows:
-    """A sequence's prices on the devices, and its windows and labels cut there."""
+    """A sequence's prices on the devices; its labels, and windows as the first hidden layer takes them, cut there."""
 
-    def __init__(self, sequence: TrainSequence, dtype: str):
+    def __init__(self, sequence: TrainSequence, dtype: str, centred: bool):
         # Variables, since a strategy keeps a copy of each on every device.
         self._prices, self._low, self._height, self._labels = (
             tf.Variable(values, trainable=False)
             for values in (sequence.prices, sequence.low, sequence.height, sequence.labels))
         self._offsets = np.arange(sequence.lookback_period, dtype=np.int32)
-        self._dtype = dtype
+        self._dtype, self._offset = dtype, CENTRE if centred else 0.0
 
     def __call__(self, starts):
         """Windows (batch, lookback) and labels int64 (batch,) of start rows int32 (batch,)."""
@@ -93,7 +93,8 @@ class _DeviceWindows:
     def _windows(self, starts):
         prices = tf.gather(self._prices, starts[:, None] + self._offsets)
         low, height = (tf.gather(values, starts)[:, None] for values in (self._low, self._height))
-        return tf.cast(normalised(prices, low, height, lambda x: tf.cast(x, tf.float32)), self._dtype)
+        scaled = normalised(prices, low, height, lambda x: tf.cast(x, tf.float32))
+        return tf.cast(scaled - self._offset, self._dtype)  # in this order: near 0 bfloat16 is finer
 
 
 class Trainer:
@@ -101,7 +102,7 @@ class Trainer:
 
     Args:
         model: from `build_network`, built under `instance.strategy.scope()`.
-        settings: epochs, batch_size, optimizer, learning_rate, warmup_steps, schedule, weight_decay, dropout,
+        settings: centred, epochs, batch_size, optimizer, learning_rate, warmup_steps, schedule, weight_decay, dropout,
             label_smoothing, seed, monitor, patience.
         instance: the devices and what is chosen for them.
         train: the training windows.
@@ -113,8 +114,9 @@ class Trainer:
         self._model, self._settings, self._instance = model, settings, instance
         self._train, self._validation = train, validation
         with instance.strategy.scope():
-            self._windows = _DeviceWindows(train, instance.precision)
-            self._validation_windows = _DeviceWindows(validation, instance.precision) if validation else None
+            self._windows, self._validation_windows = (
+                _DeviceWindows(sequence, instance.precision, settings.centred) if sequence else None
+                for sequence in (train, validation))
             self._optimizer = _optimizer(settings, settings.epochs * len(train))
             self._optimizer.exclude_from_weight_decay(
                 [variable for variable in model.trainable_variables if variable.name == "bias"])
@@ -402,9 +404,10 @@ def _optimizer(settings: Settings, steps: int) -> keras.Optimizer:
 def _learning_rate(settings: Settings, steps: int):
     """The learning rate of each step, or of all.
 
-    Adam's first steps move every weight by the learning rate, all prices of a window pull the same way, and
-    the jump kills units for good: without a warm-up 95 % of the first layer's 1024 never fire again on the
-    real prices of mid 2019, with one of 40 steps 78 % (and accuracy after four epochs is 0.76, not 0.68).
+    Adam's first steps move every weight by the learning rate, all prices of a window that is not centred pull
+    the same way, and the jump kills units for good: after five epochs on a year of real prices 93 % of the
+    original's first 1024 do not fire on any of 400 windows of the month after it, 71 % with a warm-up of 10
+    steps, and none are dead where windows are centred.
     """
     full, rise = settings.learning_rate, settings.warmup_steps
     if settings.schedule == "cosine":

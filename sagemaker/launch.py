@@ -367,13 +367,12 @@ def _ended(place, record: dict[str, Any], *, as_json: bool) -> None:
 
 def _print_results(folder: Path, record: dict[str, Any]) -> None:
     """What a job measured, where its model is and how to load it."""
-    metrics = {entry["MetricName"]: entry["Value"] for entry in record.get("FinalMetricDataList") or []}
-    published, performance = None, {}
-    with contextlib.suppress(OSError, ValueError, KeyError):  # a script of the user's own may leave other files
-        content = json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))
-        metrics, published = content["best"], content.get("published")
-        performance = content.get("performance", {})
-        out.print(f"epoch {content['best_epoch']} of {len(content['epochs'])} was kept")
+    kept = _metrics_in(folder)
+    metrics = kept.get("best") or {
+        entry["MetricName"]: entry["Value"] for entry in record.get("FinalMetricDataList") or []}
+    performance = kept.get("performance", {})
+    if kept:
+        out.print(f"epoch {kept['best_epoch']} of {len(kept['epochs'])} was kept")
     if metrics:
         _print_table(["metric", "value"], [[name, "nan" if value is None else f"{value:.6g}"]
                                            for name, value in (metrics | performance.get("metrics", {})).items()])
@@ -386,10 +385,10 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
     out.print(f"model: {model}", soft_wrap=True)
     out.print(f"load:  keras.models.load_model({str(model)!r})", soft_wrap=True, markup=False)
     parameters = record.get("HyperParameters", {})
-    if published is False:
+    if kept.get("published") is False:
         out.print(f"NOT published to KYDB: python sagemaker/launch.py publish {record['TrainingJobName']}",
                   soft_wrap=True, markup=False)
-    elif published:
+    elif kept.get("published"):
         out.print(f"kydb:  kydb.connect({parameters['model_db']!r})"
                   f"[{parameters.get('model_key', SETTINGS['model_key'].default)!r}]  "
                   "# bytes of the .h5", soft_wrap=True, markup=False)
@@ -401,10 +400,12 @@ def _print_verdicts(performance: dict[str, Any]) -> None:
             out.print(performance[verdict], soft_wrap=True, markup=False)
 
 
-def _performance_in(folder: Path) -> dict[str, Any]:
-    """What a job's model is worth, where the job is in that folder and measured it."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))["performance"]
+def _metrics_in(folder: Path) -> dict[str, Any]:
+    """What a job in that folder measured; nothing where it left no metrics.json, or a script of the user's its own."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))
+        if isinstance(content, dict) and {"best", "best_epoch", "epochs"} <= content.keys():
+            return content
     return {}
 
 
@@ -507,7 +508,7 @@ def _followed_tuning(place, name: str, *, as_json: bool) -> int:
         _print_table(*leaderboard.table(tuning, trials))
         out.print(f"page: {place.folder(name) / leaderboard.PAGE}", soft_wrap=True)
         if found := leaderboard.best_of(trials, maximize=requests.objective_of(tuning)[1]):
-            _print_verdicts(_performance_in(place.folder(found["TrainingJobName"])))
+            _print_verdicts(_metrics_in(place.folder(found["TrainingJobName"])).get("performance", {}))
             out.print(f"publish the best: python sagemaker/launch.py publish --best {name}", soft_wrap=True)
         if interrupted:
             out.print(f"go on: python sagemaker/launch.py tune --resume {name}", soft_wrap=True)
@@ -679,7 +680,7 @@ def best(name, as_json, **options):
     settings = place.describe(trial["TrainingJobName"])["HyperParameters"]
     _print_table(["setting", "value"], [[key, value] for key, value in settings.items()
                                         if not key.startswith("_tuning_")])
-    _print_verdicts(_performance_in(place.folder(trial["TrainingJobName"])))
+    _print_verdicts(_metrics_in(place.folder(trial["TrainingJobName"])).get("performance", {}))
     out.print(f"publish it: python sagemaker/launch.py publish --best {name}", soft_wrap=True)
 
 
@@ -728,7 +729,7 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     if as_json:
         _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
     else:
-        _print_verdicts(_performance_in(folder))
+        _print_verdicts(_metrics_in(folder).get("performance", {}))
         out.print(f"published {path} to {url} {key}", soft_wrap=True)
 
 

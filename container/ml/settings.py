@@ -71,7 +71,7 @@ class Settings:
     )
     # The windows and the labels
     lookback: int = _setting(
-        300, "prices in a window, the predicted minute included",
+        240, "prices in a window, the predicted minute included",
         interval="[2, 100000]", scaling="Logarithmic",
     )
     horizon: int = _setting(
@@ -92,7 +92,7 @@ class Settings:
     )
     # The training
     epochs: int = _setting(
-        3, "passes over the training windows", interval="[1, 100000]", scaling="Linear"
+        5, "passes over the training windows", interval="[1, 100000]", scaling="Linear"
     )
     batch_size: int = _setting(
         1024, "windows in a step, over all devices", interval="[1, 1048576]", scaling="Logarithmic"

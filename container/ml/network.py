@@ -15,7 +15,6 @@ import tensorflow as tf
 # AutoGraph, which rewrites Python's loops and conditions over tensors, takes a second for a step that has none.
 graph = functools.partial(tf.function, autograph=False)
 
-
 CENTRE = 0.5  # of normalised windows
 
 

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# A shell's background command ignores it, and so would what the tests start and send a Ctrl-C to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["browser", "kydb_servers", "launching"]
 

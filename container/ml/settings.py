@@ -55,7 +55,7 @@ PRESETS = {
     "default": {},
     "original": {  # the job that this project began with
         "lookback": 1440, "nodes": 1024, "layers": 2, "dropout": 0.2, "epochs": 10, "batch_size": 4096,
-        "centred": False, "learning_rate": 0.001, "warmup_steps": 10, "schedule": "constant", "weight_decay": 0.0,
+        "centred": False, "learning_rate": 0.001, "warmup_steps": 50, "schedule": "constant", "weight_decay": 0.0,
         "label_smoothing": 0.0, "optimizer": "adam", "monitor": "val_loss", "patience": 0,
     },
 }

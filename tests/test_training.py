@@ -157,6 +157,18 @@ def test_no_later_price_changes_a_models_probability():
     assert np.abs(found[0][before:] - found[1][before:]).max() > 0.01
 
 
+def test_every_window_weighs_the_same_also_in_a_smaller_last_batch():
+    _, trainer = trainer_of(dataclasses.replace(SMALL, dropout=0.0))
+
+    def gradients(first, last):
+        starts = np.arange(first, last, dtype=np.int32)
+        return trainer._gradients(starts, np.zeros(SMALL.layers, np.uint32), np.arange(len(starts), dtype=np.int32))[0]
+
+    for whole, most, rest in zip(gradients(0, 64), gradients(0, 60), gradients(60, 64), strict=True):
+        np.testing.assert_allclose(most + rest, whole, atol=1e-6)
+        assert np.abs(whole).max() > 1e-4
+
+
 def test_patience_ends_a_training_that_no_longer_improves():
     settings = dataclasses.replace(SMALL, epochs=50, learning_rate=0.3, patience=2)
     _, result, lines = fit(settings)

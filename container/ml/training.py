@@ -113,6 +113,7 @@ class Trainer:
                  train: TrainSequence, validation: TrainSequence | None):
         self._model, self._settings, self._instance = model, settings, instance
         self._train, self._validation = train, validation
+        self._whole_batch = float(min(settings.batch_size, train.num_windows))
         with instance.strategy.scope():
             self._windows, self._validation_windows = (
                 _DeviceWindows(sequence, instance.precision, settings.centred) if sequence else None
@@ -137,17 +138,19 @@ class Trainer:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output)
         return output, losses, tf.equal(output[:, 1] > output[:, 0], labels > 0)
 
-    def _gradients_of(self, starts, keys, rows, batch):
+    def _gradients_of(self, starts, keys, rows):
         windows, labels = self._windows(starts)
         with tf.GradientTape() as tape:
             output, losses, correct = self._forward(windows, labels, keys, rows, self._settings.dropout)
             smoothed = _smoothed(losses, output, labels, self._settings.label_smoothing)
-            loss = self._optimizer.scale_loss(tf.reduce_sum(smoothed) / tf.cast(batch, tf.float32))
+            # Not by the batch's own size: the few windows of an epoch's last batch would move the weights as far as
+            # a whole one's, and in a direction of their own (17 after 119 of 4400 kept a real year's accuracy at 0.65).
+            loss = self._optimizer.scale_loss(tf.reduce_sum(smoothed) / self._whole_batch)
         return tape.gradient(loss, self._weights), tf.reduce_sum(losses), _count(correct)
 
     def _replica_step(self, starts, keys):
         mine, rows = _share(starts)
-        gradients, loss, correct = self._gradients(mine, keys, rows, tf.shape(starts)[0])
+        gradients, loss, correct = self._gradients(mine, keys, rows)
         self._update(gradients)
         return loss, correct
 

@@ -115,7 +115,7 @@ def test_the_weights_kept_are_those_of_the_best_epoch():
 
 
 def test_the_last_epochs_weights_are_kept_where_nothing_is_to_choose():
-    settings = dataclasses.replace(SMALL, epochs=6, learning_rate=0.3)
+    settings = dataclasses.replace(SMALL, epochs=6, learning_rate=0.1)
     assert fit(settings)[1].best_epoch < 6, "choose settings whose last epoch is not the best"
     _, result, _ = fit(dataclasses.replace(settings, monitor="last"))
     assert result.best_epoch == 6

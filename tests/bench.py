@@ -401,8 +401,8 @@ def whole_job():
             "peak_memory_GiB": peak_memory}
 
 
-def times_of(lines, began: float) -> tuple[dict[str, float], str]:
-    """Seconds from `began` to the job's milestones as their lines arrive, and all that was printed."""
+def times_of(lines, began: float, last: str | None = None) -> tuple[dict[str, float], str]:
+    """Seconds from `began` to the job's milestones as their lines arrive, to the `last`, and all that was printed."""
     milestones = {"prices:": "seconds_to_prices_read_and_labelled", "device:": "seconds_to_tensorflow_imported",
                   "running:": "seconds_to_first_step_done"}
     times, output = {}, []
@@ -411,6 +411,8 @@ def times_of(lines, began: float) -> tuple[dict[str, float], str]:
         for start, name in milestones.items():
             if line.startswith(start):
                 times[name] = time.perf_counter() - began
+        if last and line.startswith(last):
+            break
     return times, "".join(output)
 
 
@@ -425,7 +427,10 @@ def whole_job_in_docker():
         process = subprocess.Popen(
             ["docker", "run", "--rm", "--network", "none", "--volume", f"{folder}:/opt/ml", "position-trainer"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        return times_of(process.stdout, began)[0]
+        times = times_of(process.stdout, began, last="running:")[0]
+        process.terminate()
+        process.wait()
+        return times
 
 
 def run_case(name: str) -> dict[str, float]:

@@ -41,15 +41,19 @@ def main() -> None:
         check_folder(job.model, settings.weights)
         target = ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout) \
             if settings.model_db else None
-        if target:
-            target.check(settings.weights, settings.read_seconds)
-        history = labelled(_price_history(job, settings), settings.horizon, settings.spread)
-        folds = folds_of(history, settings)
-        check_memory(settings, len(history))
-        record = _job_record(job, settings, folds)
+        try:
+            if target:
+                target.check(settings, given_up=lambda: stop.is_set)
+            history = labelled(_price_history(job, settings, stop), settings.horizon, settings.spread)
+        except UserError:
+            if not stop.is_set:  # which ends the waiting for a KYDB that does not answer
+                raise
         if stop.is_set:
             print("stopped before training began: there is no model", flush=True)
             return
+        folds = folds_of(history, settings)
+        check_memory(settings, len(history))
+        record = _job_record(job, settings, folds)
         outcome = train_in_turn(folds, functools.partial(_trained, job, settings, record, stop), stop)
         result = outcome.kept.result
         h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
@@ -60,7 +64,8 @@ def main() -> None:
             "epochs": [{"epoch": number} | epoch for number, epoch in enumerate(result.history, 1)],
         })
         if outcome.stopped:
-            print(f"stopped: the best model so far is in {job.model}, nothing was published", flush=True)
+            what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
+            print(f"stopped: {what} is in {job.model}, nothing was published", flush=True)
             return
         if target:
             metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds,
@@ -88,11 +93,12 @@ def _refuse_several_hosts(job: Job) -> None:
                         "to 1, and choose an instance with more GPUs for more speed")
 
 
-def _price_history(job: Job, settings: Settings) -> pd.DataFrame:
+def _price_history(job: Job, settings: Settings, stop: StopSignal) -> pd.DataFrame:
     """The checked history between start_date and end_date, from KYDB or from a channel."""
     if settings.prices_db:
         return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date,
-                         patience=settings.read_seconds, timeout=settings.kydb_timeout)
+                         patience=settings.read_seconds, timeout=settings.kydb_timeout,
+                         given_up=lambda: stop.is_set)
     if settings.prices_channel not in job.channels:
         raise UserError(f"there are no prices: prices_db is empty and there is no channel "
                         f"{settings.prices_channel} (channels: {', '.join(job.channels) or 'none'}); "

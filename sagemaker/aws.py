@@ -1,6 +1,7 @@
 """The place called aws: SageMaker itself, its logs in CloudWatch, its results in S3, images in ECR."""
 
 import base64
+import itertools
 import subprocess
 import tarfile
 import tempfile
@@ -15,7 +16,7 @@ import botocore.config
 import botocore.exceptions
 
 from ml.errors import UserError
-from request import s3_sources, training_part
+from request import local_path, s3_sources, training_part
 from runner import FINAL
 
 _LOG_GROUP = "/aws/sagemaker/TrainingJobs"
@@ -23,24 +24,38 @@ _LISTED = 50
 _PREFIX = "position-trainer"
 
 
-def channels_in_s3(request: dict[str, Any], name: str) -> dict[str, str]:
+def channels_in_s3(request: dict[str, Any], name: str) -> dict[Path, str]:
     """Points the file:// channels of a request to where their files will be in S3.
 
     Returns:
         What is to be uploaded: the file or folder on this machine to its S3 URI.
+
+    Raises:
+        UserError: there is no such file or folder, or it is empty.
     """
     uploads = {}
     results = training_part(request)["OutputDataConfig"].get("S3OutputPath", "").rstrip("/")
     for channel, source in s3_sources(request).items():
         if source["S3Uri"].startswith("file://"):
             uri = f"{results}/{name}/input/{channel}/"
-            uploads[source["S3Uri"].removeprefix("file://")] = uri
+            root = local_path(source["S3Uri"])
+            if not _files(root):
+                raise UserError(f"channel {channel}: there is no file {root}, nor a folder with files")
+            uploads[root] = uri
             source["S3Uri"] = uri
     return uploads
 
 
+def _files(root: Path) -> list[Path]:
+    return [path for path in (root, *root.rglob("*")) if path.is_file()]
+
+
 class NoSuchJob(UserError):
     """SageMaker has no job of that name."""
+
+
+class _NotThere(UserError):
+    """S3 has no such object."""
 
 
 class AwsPlace:
@@ -81,12 +96,11 @@ class AwsPlace:
     def folder(self, name: str) -> Path:
         return self.runs / name
 
-    def upload(self, uploads: dict[str, str]) -> None:
+    def upload(self, uploads: dict[Path, str]) -> None:
         """Uploads files and folders of this machine to S3."""
-        for source, uri in uploads.items():
+        for root, uri in uploads.items():
             parts = urlsplit(uri)
-            root = Path(source)
-            for path in [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]:
+            for path in _files(root):
                 inside = path.name if root.is_file() else path.relative_to(root).as_posix()
                 self.client("s3").upload_file(str(path), parts.netloc, parts.path.lstrip("/") + inside)
 
@@ -166,10 +180,10 @@ class AwsPlace:
         if model and not (folder / "model").exists():
             self._unpack(model, folder / "model")
         output = f"{record['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output/output.tar.gz"
-        if not (folder / "output" / "data").exists():
+        if not (folder / "output" / "data").exists() and record["TrainingJobStatus"] in FINAL:
             try:
                 self._unpack(output, folder / "output" / "data")
-            except UserError:  # a job that wrote no output data has none
+            except _NotThere:  # a job that wrote no output data has none
                 (folder / "output" / "data").mkdir(parents=True)
         return folder
 
@@ -177,7 +191,8 @@ class AwsPlace:
         """Unpacks a .tar.gz in S3 into a folder, whole or not at all.
 
         Raises:
-            UserError: it is not there, or not an archive, or it has members that would land elsewhere.
+            _NotThere: it is not there.
+            UserError: it is not an archive, or has members that would land elsewhere, or may not be read.
         """
         parts = urlsplit(uri)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -188,16 +203,22 @@ class AwsPlace:
                 with tarfile.open(archive) as opened:
                     opened.extractall(content, filter="data")
             except (botocore.exceptions.ClientError, tarfile.TarError, OSError) as error:
-                raise UserError(f"{uri} cannot be unpacked: {error}") from None
+                missing = isinstance(error, botocore.exceptions.ClientError) and \
+                    error.response["Error"]["Code"] in ("404", "NoSuchKey")
+                raise (_NotThere if missing else UserError)(f"{uri} cannot be unpacked: {error}") from None
             content.rename(folder)
 
     def records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The newest training jobs and tuning jobs whose names are this launcher's."""
-        client = self.client("sagemaker")
-        newest = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": _LISTED,
-                  "NameContains": _PREFIX}
-        return (client.list_training_jobs(**newest)["TrainingJobSummaries"],
-                client.list_hyper_parameter_tuning_jobs(**newest)["HyperParameterTuningJobSummaries"])
+        """The newest training jobs and tuning jobs whose names are this launcher's; trials are not among them."""
+        tunings = self._newest("list_hyper_parameter_tuning_jobs", "HyperParameterTuningJobSummaries")
+        names = tuple(f"{tuning['HyperParameterTuningJobName']}-" for tuning in tunings)
+        return self._newest("list_training_jobs", "TrainingJobSummaries", without=names), tunings
+
+    def _newest(self, operation: str, key: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        pages = self.client("sagemaker").get_paginator(operation).paginate(
+            SortBy="CreationTime", SortOrder="Descending", NameContains=_PREFIX)
+        found = (job for page in pages for job in page[key] if not job.get("TrainingJobName", "").startswith(without))
+        return list(itertools.islice(found, _LISTED))
 
     # Tuning jobs
 

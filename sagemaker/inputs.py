@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ml.errors import UserError
+from request import local_path
 
 _SAMPLE_SEED = 1
 
@@ -24,7 +25,7 @@ def bring_channel(uri: str, folder: Path) -> None:
     if uri.startswith("s3://"):
         _download(uri, folder)
         return
-    source = Path(uri.removeprefix("file://"))
+    source = local_path(uri)
     try:
         if source.is_dir():
             shutil.copytree(source, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
@@ -64,20 +65,26 @@ def _download(uri: str, folder: Path) -> None:
         raise UserError(f"the channel's {uri} cannot be read: {error}") from None
 
 
-def sample_market(runs: Path, rows: int) -> tuple[str, str]:
+def sample_market(runs: Path, rows: int, *, write: bool) -> tuple[str, str]:
     """A simulated market in a KYDB under the runs folder; written once, the same for every job.
+
+    Args:
+        runs: the runs folder.
+        rows: minutes.
+        write: whether to make it where it is missing.
 
     Returns:
         Its KYDB URL and key.
     """
-    import kydb
-
-    from ml.sample_market import sample_market as simulated
-    from ml.timeseries import time_series
-
     url = f"files:/{runs.resolve() / 'kydb'}"
     key = f"/symbols/ml/training_data/SAMPLE_MARKET_{rows}"
-    db = kydb.connect(url)
-    if not db.exists(key):
-        time_series(db, key).replace(simulated(rows=rows, seed=_SAMPLE_SEED))
+    if write:
+        import kydb
+
+        from ml.sample_market import sample_market as simulated
+        from ml.timeseries import time_series
+
+        db = kydb.connect(url)
+        if not db.exists(key):
+            time_series(db, key).replace(simulated(rows=rows, seed=_SAMPLE_SEED))
     return url, key

@@ -154,14 +154,18 @@ def main(context, settings_file):
     if path:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"the settings file {path} cannot be read: {' '.join(str(error).split())}") from None
         known = ("role", "image", "bucket", "region", "runs")
         if not isinstance(values, dict):
             raise UserError(f"the settings file {path} must hold lines of NAME: VALUE, received {values!r}")
         if unknown := [str(name) for name in values if name not in known]:
             raise UserError(f"the settings file {path} may hold {', '.join(known)}, received {', '.join(unknown)} too")
+        if "runs" in values:
+            values["runs"] = Path(str(values["runs"])).expanduser()
         context.default_map = dict.fromkeys(main.commands, values)
+        # What `push` pushes is an image of this machine, and never the one that it pushed before.
+        context.default_map["push"] = {name: value for name, value in values.items() if name != "image"}
 
 
 # Requests from options
@@ -188,14 +192,15 @@ def _completed(request: dict[str, Any], options: dict[str, Any]) -> dict[str, An
             (stopping, "MaxWaitTimeInSeconds", options["max_wait"]),
             (job, "EnableNetworkIsolation", options["network_isolation"]),
             (job, "EnableManagedSpotTraining", options["spot"])):
-        if value not in (None, False):
+        if value is not None and value is not False:  # 0 is a value
             part[key] = value
     if options["bucket"]:
         results["S3OutputPath"] = f"s3://{options['bucket']}/position-trainer/jobs"
     if options["spot"]:
         stopping.setdefault("MaxWaitTimeInSeconds", 2 * stopping.get("MaxRuntimeInSeconds", 0))
+        # A prefix for each job: SageMaker brings all that is under it to the instance, and mirrors deletions.
         job.setdefault("CheckpointConfig", {"S3Uri": results.get("S3OutputPath", "").removesuffix("/jobs")
-                                            + "/checkpoints"})
+                                            + f"/checkpoints/{request[name_key]}"})
     if options["subnets"] or options["security_groups"]:
         job["VpcConfig"] = {"Subnets": list(options["subnets"]), "SecurityGroupIds": list(options["security_groups"])}
     if options["environment"]:
@@ -227,12 +232,13 @@ def _set_channel(job: dict[str, Any], channel: str, path: str) -> None:
     job["InputDataConfig"] = [*others, entry]
 
 
-def _with_sample_market(request: dict[str, Any], runs: Path, rows: int) -> None:
+def _with_sample_market(request: dict[str, Any], options: dict[str, Any], rows: int) -> None:
     """Points a request that names no prices, for a place on this machine, to a simulated market."""
+    rows = options["sample_rows"] or rows
     parameters = requests.hyperparameters_of(request)
     if "prices_db" in parameters or requests.training_part(request).get("InputDataConfig"):
         return
-    url, key = inputs.sample_market(runs, rows)
+    url, key = inputs.sample_market(options["runs"], rows, write=not options["dry_run"])
     err.print(f"no prices were named: a simulated market of {rows:,} minutes stands in ({url} {key})", soft_wrap=True)
     requests.set_hyperparameter(request, "prices_db", url)
     requests.set_hyperparameter(request, "prices_key", key)
@@ -260,10 +266,10 @@ def train(request_file, **options):
     a place on this machine trains on a simulated market. Ctrl-C stops a job on this machine cleanly, and
     leaves a job on SageMaker running.
     """
-    request = _completed(requests.read_request(request_file), options)
+    request = _completed(requests.read_request(request_file, requests.TRAINING), options)
     place = _place(options)
     if place.name != "aws":
-        _with_sample_market(request, options["runs"], options["sample_rows"] or 100_000)
+        _with_sample_market(request, options, 100_000)
     if not _ready(request, place, options):
         return
     name = place.start(request)
@@ -319,6 +325,9 @@ def _followed(place, name: str, *, as_json: bool) -> int:
                 interrupted = True
                 err.print("\nstopping the job; once more leaves it to stop by itself")
                 place.stop(name)
+            except (BotoCoreError, ClientError):  # no network any more, or credentials that ran out
+                _print_way_back(name)
+                raise
     record = place.describe(name)
     if record["TrainingJobStatus"] == "Completed":
         place.collect(name)
@@ -446,25 +455,26 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
     """
     place = _place(options)
     if resume:
+        _refuse_options_beside_resume()
         place.resume_tuning(resume)
         name = resume
     else:
-        request = requests.read_request(request_file)
-        config, limits = request.get("HyperParameterTuningJobConfig"), {}
-        if isinstance(config, dict):
-            if isinstance(config.setdefault("ResourceLimits", {}), dict):  # else the check says what it must be
-                limits = config["ResourceLimits"]
-            if strategy:
-                config["Strategy"] = strategy
-        limits |= {key: value for key, value in (
-            ("MaxNumberOfTrainingJobs", max_jobs), ("MaxParallelTrainingJobs", max_parallel)) if value is not None}
+        request = requests.read_request(request_file, requests.TUNING)
+        config = request["HyperParameterTuningJobConfig"]
+        config.setdefault("ResourceLimits", {}).update({key: value for key, value in (
+            ("MaxNumberOfTrainingJobs", max_jobs), ("MaxParallelTrainingJobs", max_parallel)) if value is not None})
+        if strategy:
+            config["Strategy"] = strategy
+        most = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {}).get("MaxResource")
+        if most and "sagemaker_program" not in requests.hyperparameters_of(request):  # the resource of our jobs
+            requests.hyperparameters_of(request).setdefault("epochs", str(most))
         if parents:
             request["WarmStartConfig"] = {
                 "WarmStartType": "IdenticalDataAndAlgorithm",
                 "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": parent} for parent in parents]}
         request = _completed(request, options)
         if place.name != "aws":
-            _with_sample_market(request, options["runs"], options["sample_rows"] or 30_000)
+            _with_sample_market(request, options, 30_000)
         model_db = requests.hyperparameters_of(request).pop("model_db", "")
         if not _ready(request, place, options):
             return
@@ -481,6 +491,16 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
     sys.exit(_followed_tuning(place, name, as_json=options["as_json"]))
 
 
+def _refuse_options_beside_resume() -> None:
+    context = click.get_current_context()
+    given = [parameter.get_error_hint(context) for parameter in context.command.params
+             if context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+             and parameter.name not in ("resume", "detach", "as_json", "runs")]
+    if given:
+        raise click.UsageError(f"--resume goes on with the request that the tuning job had; received "
+                               f"{', '.join(given)} too. A new search may learn from it: --warm-start NAME")
+
+
 def _followed_tuning(place, name: str, *, as_json: bool) -> int:
     """Shows a tuning job until it ends, then its leaderboard; returns the exit code."""
     interrupted = False
@@ -495,6 +515,9 @@ def _followed_tuning(place, name: str, *, as_json: bool) -> int:
             interrupted = True
             err.print("\nstopping the tuning job; once more leaves it to stop by itself")
             place.stop_tuning(name)
+        except (BotoCoreError, ClientError):
+            _print_way_back(name)
+            raise
     tuning, trials = place.describe_tuning(name), place.trials(name)
     status = tuning["HyperParameterTuningJobStatus"]
     if place.name == "aws":
@@ -614,7 +637,10 @@ def logs(name, no_follow, **options):
     place, tuning = _place_of(name, options)
     try:
         if tuning and place.name == "aws":
-            _watch_tuning(place, name, out)
+            if no_follow:
+                _print_table(*leaderboard.table(place.describe_tuning(name), place.trials(name)))
+            else:
+                _watch_tuning(place, name, out)
         else:
             with _line_printer(out) as show:
                 for line in place.lines(name, follow=not no_follow):
@@ -637,7 +663,8 @@ def stop(name, **options):
     place, tuning = _place_of(name, options)
     if place.name != "aws":  # which says so itself
         _, status = _record_of(place, name, tuning=tuning)
-        if status in FINAL:
+        left = tuning and any(trial["TrainingJobStatus"] not in FINAL for trial in place.trials(name))
+        if status in FINAL and not left:
             out.print(f"{name} has ended already: {status}", soft_wrap=True)
             return
     (place.stop_tuning if tuning else place.stop)(name)
@@ -722,10 +749,15 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     if not url:
         raise UserError(f"{name} names no KYDB to publish to; give --model-db URL")
     folder = place.collect(name)
+    if _metrics_in(folder).get("best_epoch") == 0:
+        raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = _h5_file(folder / "model", parameters)
     from ml import model_store  # with kydb and pandas, which no other command needs
 
     model_store.publish(url, key, path.read_bytes(), name)
+    if (metrics := _metrics_in(folder)) and [url, key] == [
+            parameters.get("model_db"), parameters.get("model_key", SETTINGS["model_key"].default)]:
+        model_store.write_json(folder / "model" / "metrics.json", metrics | {"published": True})
     if as_json:
         _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
     else:

@@ -23,7 +23,7 @@ from typing import Any
 import inputs
 from ml.errors import UserError
 from request import objective_of, ranges_of, s3_sources
-from runner import FINAL, LOG, RECORD, is_locked, metrics_in, now, read_record, take_lock, write_record
+from runner import FINAL, LOG, RECORD, is_locked, metrics_in, now, read_record, signal_job, take_lock, write_record
 
 _HERE = Path(__file__).resolve().parent
 _CONTAINER = _HERE.parent / "container"
@@ -152,9 +152,13 @@ class LocalPlace:
         while record["TrainingJobStatus"] == "InProgress" and "RunnerPid" not in record:  # just started
             time.sleep(_POLL_SECONDS)
             record = self.describe(name)
-        if record["TrainingJobStatus"] not in FINAL:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(record["RunnerPid"], signal.SIGTERM)
+        if record["TrainingJobStatus"] in FINAL:
+            return
+        try:
+            os.kill(record["RunnerPid"], signal.SIGTERM)
+        except ProcessLookupError:  # it has just ended, or it was killed and its job runs on
+            if (record := self.describe(name))["TrainingJobStatus"] not in FINAL:
+                signal_job(record, signal.SIGTERM)
 
     def collect(self, name: str) -> Path:
         """The folder with the job's model/ and output/."""
@@ -277,7 +281,7 @@ class LocalPlace:
         return found
 
     def stop_tuning(self, name: str) -> None:
-        """Asks a tuning job and its running trials to end."""
+        """Asks a tuning job and its running trials to end, also those that a killed search left behind."""
         record = self.describe_tuning(name)
         while record["HyperParameterTuningJobStatus"] == "InProgress" and "SearchPid" not in record:
             time.sleep(_POLL_SECONDS)
@@ -285,6 +289,9 @@ class LocalPlace:
         if record["HyperParameterTuningJobStatus"] not in FINAL:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record["SearchPid"], signal.SIGTERM)
+            return
+        for trial in self.trials(name):
+            self.stop(trial["TrainingJobName"])
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
         environment = {

@@ -6,9 +6,10 @@ demand. AWS changes prices and they differ by region: add what you know from
 https://aws.amazon.com/sagemaker/pricing/ with its date.
 """
 
+import math
 from typing import Any
 
-from request import TUNING, operation_of, training_part
+from request import TUNING, operation_of, ranges_of, training_part
 
 _DATE = "December 2023"
 _USD_PER_HOUR = {
@@ -23,7 +24,9 @@ def estimate(request: dict[str, Any], region: str) -> str:
     hourly = _hourly(resources, region)
     seconds = stopping.get("MaxRuntimeInSeconds", 24 * 3600)  # SageMaker's own default
     if operation_of(request) == TUNING:
-        seconds *= request["HyperParameterTuningJobConfig"]["ResourceLimits"].get("MaxNumberOfTrainingJobs", 1)
+        points = math.prod(len(entry["Values"]) for _, entry in ranges_of(request) if "Values" in entry)  # Grid's
+        seconds *= request["HyperParameterTuningJobConfig"]["ResourceLimits"].get("MaxNumberOfTrainingJobs", points)
+    seconds += resources.get("KeepAlivePeriodInSeconds", 0)
     if hourly is None:
         return f"estimated cost: unknown ({_unknown(resources, region)})"
     spot = ", less on spot" if job.get("EnableManagedSpotTraining") else ""

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import botocore.model
 import botocore.session
@@ -26,10 +28,6 @@ TUNING = "CreateHyperParameterTuningJob"
 
 # What the YAML files ship with: it passes AWS's patterns, and it is nobody's account.
 PLACEHOLDER_ACCOUNT = "111122223333"
-
-# The parts of a training job that options are written into.
-_MAPPINGS = ("HyperParameters", "StaticHyperParameters", "Environment", "AlgorithmSpecification", "ResourceConfig",
-             "StoppingCondition", "OutputDataConfig")
 
 _MAX_RUNTIME_SECONDS = 28 * 24 * 3600
 _MAX_HYPERPARAMETERS = 100
@@ -46,11 +44,22 @@ class WrongRequest(UserError):
         self.problems = problems
 
 
-def read_request(path: Path) -> dict[str, Any]:
+class _WrongType(str):
+    """A problem after which the request is not as the rest of the program takes it to be."""
+
+
+def read_request(path: Path, operation: str) -> dict[str, Any]:
     """The request in a YAML or JSON file, with hyperparameters and environment values as text.
 
+    Every value in it is of the service model's type; the rest is for `check`, once it is complete.
+
+    Args:
+        path: the file.
+        operation: TRAINING or TUNING: what the request must be for.
+
     Raises:
-        UserError: the file cannot be read, or holds something else.
+        UserError: the file cannot be read, or is for the other operation, or holds something else.
+        WrongRequest: values are of wrong types.
     """
     try:
         request = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -59,13 +68,15 @@ def read_request(path: Path) -> dict[str, Any]:
     if not isinstance(request, dict):
         raise UserError(f"the request {path} must be a mapping such as sagemaker/training_job.yaml, "
                         f"received {type(request).__name__}")
+    if operation_of(request) != operation:
+        raise UserError(f"the request {path} {'has no' if operation == TUNING else 'has a'} "
+                        f"HyperParameterTuningJobConfig; `train` takes a {TRAINING}, `tune` a {TUNING} request")
     job = training_part(request)
-    for name in _MAPPINGS:
-        if not isinstance(job.get(name, {}), dict):
-            raise UserError(f"the request {path}: {_at(request)}{name} must be a mapping, received {_short(job[name])}")
     for name in ("HyperParameters", "StaticHyperParameters", "Environment"):
-        if name in job:
+        if isinstance(job.get(name), dict):
             job[name] = {str(key): as_text(value) for key, value in job[name].items()}
+    if wrong := [problem for problem in _model_problems(request) if isinstance(problem, _WrongType)]:
+        raise WrongRequest(wrong)
     return request
 
 
@@ -103,8 +114,10 @@ def set_hyperparameter(request: dict[str, Any], name: str, value: str) -> None:
 
 
 def add_metric_definitions(request: dict[str, Any]) -> None:
-    """Completes a request with the regexes of the metrics that the job prints."""
-    training_part(request).setdefault("AlgorithmSpecification", {})["MetricDefinitions"] = metric_definitions()
+    """Completes a request with the regexes of the metrics that the job prints; a user's own script prints its own."""
+    algorithm = training_part(request).setdefault("AlgorithmSpecification", {})
+    if "sagemaker_program" not in hyperparameters_of(request) or "MetricDefinitions" not in algorithm:
+        algorithm["MetricDefinitions"] = metric_definitions()
 
 
 def check(request: dict[str, Any], place: str) -> None:
@@ -117,18 +130,20 @@ def check(request: dict[str, Any], place: str) -> None:
     Raises:
         WrongRequest: with every problem, each as `where: what is allowed, received what`.
     """
-    operation = operation_of(request)
-    shape = _service_model().operation_model(operation).input_shape
-    problems = list(_shape_problems(shape, _with_remote_channels(request), ""))
+    problems = list(_model_problems(request))
+    if any(isinstance(problem, _WrongType) for problem in problems):  # the rules below count on the types
+        raise WrongRequest(problems)
     problems += _training_problems(request)
-    if place != "aws":
-        problems += _elsewhere_problems(request)
-    if operation == TUNING:
+    if operation_of(request) == TUNING:
         problems += _tuning_problems(request, place)
-    if place == "aws":
-        problems += _placeholders(request)
+    problems += _aws_problems(request) if place == "aws" else _elsewhere_problems(request)
     if problems:
         raise WrongRequest(list(dict.fromkeys(problems)))
+
+
+def _model_problems(request: dict[str, Any]) -> Iterator[str]:
+    shape = _service_model().operation_model(operation_of(request)).input_shape
+    return _shape_problems(shape, _with_remote_channels(request), "")
 
 
 @functools.cache
@@ -150,6 +165,11 @@ def s3_sources(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     sources = {str(channel.get("ChannelName")): _mapping(_mapping(channel.get("DataSource")).get("S3DataSource"))
                for channel in _entries(training_part(request).get("InputDataConfig"))}
     return {name: source for name, source in sources.items() if isinstance(source.get("S3Uri"), str)}
+
+
+def local_path(uri: str) -> Path:
+    """The path of a file:// URI, which holds what is special in URIs, blanks among them, percent-encoded."""
+    return Path(url2pathname(urlsplit(uri).path))
 
 
 def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +198,7 @@ _TYPES = {"structure": (dict, "a mapping"), "map": (dict, "a mapping"), "list": 
 def _shape_problems(shape: botocore.model.Shape, value: Any, where: str) -> Iterator[str]:
     expected, words = _TYPES.get(shape.type_name, (object, "a value"))
     if not isinstance(value, expected) or (isinstance(value, bool) and shape.type_name != "boolean"):
-        yield f"{where}: must be {words}, received {value!r}"
+        yield _WrongType(f"{where}: must be {words}, received {_short(value)}")
     elif shape.type_name == "structure":
         yield from _structure_problems(shape, value, where)
     elif shape.type_name == "list":
@@ -269,6 +289,13 @@ def _training_problems(request):
     algorithm = _mapping(job.get("AlgorithmSpecification"))
     if not algorithm.get("TrainingImage"):
         yield f"{at}AlgorithmSpecification.TrainingImage: missing; give --image, such as the one `push` prints"
+    for index, definition in enumerate(_entries(algorithm.get("MetricDefinitions"))):
+        where = f"{at}AlgorithmSpecification.MetricDefinitions[{index}].Regex"
+        try:
+            if not re.compile(str(definition.get("Regex"))).groups:
+                yield f"{where}: must have a group for the value, received {definition['Regex']!r}"
+        except re.error as error:
+            yield f"{where}: is no regular expression ({error}), received {_short(definition['Regex'])}"
     for name, times in Counter(str(channel.get("ChannelName")) for channel
                                in _entries(job.get("InputDataConfig"))).items():
         if times > 1:
@@ -299,6 +326,9 @@ def _hyperparameter_problems(request, resources, at):
                "choose an instance with more GPUs")
     channel = values.get("prices_channel", SETTINGS["prices_channel"].default)
     channels = [str(entry.get("ChannelName")) for entry in _entries(training_part(request).get("InputDataConfig"))]
+    if values.get("prices_db") and channel in channels:
+        yield (f"{at}InputDataConfig.{channel}: would not be read, since {at_parameters}.prices_db is "
+               f"{values['prices_db']!r}; remove one of them")
     if not values.get("prices_db") and channel not in channels:
         yield (f"{at}InputDataConfig: must have the channel {channel!r} with the price history where "
                f"{at_parameters} has no prices_db, received {', '.join(channels) or 'no channel'}; give --prices FILE, "
@@ -456,8 +486,13 @@ def _strategy_problems(config, ranges, static):
         yield f"{at}.StrategyConfig.HyperbandStrategyConfig: only for Strategy Hyperband, received {strategy!r}"
 
 
-def _placeholders(request):
+def _aws_problems(request):
+    """What is only here."""
     job, at = training_part(request), _at(request)
+    for name in ("prices_db", "model_db"):
+        if (url := str(hyperparameters_of(request).get(name, ""))).startswith("files:"):
+            yield (f"{at}{'Static' if at else ''}HyperParameters.{name}: is a folder that SageMaker's instances do not "
+                   f"have, received {url!r}; use s3:// or dynamodb://, or for prices --prices FILE")
     image = _mapping(job.get("AlgorithmSpecification")).get("TrainingImage")
     for name, value, cure in (
             ("RoleArn", job.get("RoleArn"), "--role or POSITION_TRAINER_ROLE"),

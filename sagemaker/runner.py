@@ -76,8 +76,22 @@ def is_locked(folder: Path) -> bool:
 
 def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[float]]:
     """Metric name to the values that its regex finds in a log, in their order, as SageMaker does it."""
-    return {definition["Name"]: [float(text) for text in re.findall(definition["Regex"], log, re.MULTILINE)]
-            for definition in definitions}
+    found = {definition["Name"]: [] for definition in definitions}
+    for definition in definitions:
+        for match in re.finditer(definition["Regex"], log, re.MULTILINE):
+            with contextlib.suppress(ValueError, TypeError):  # a user's own regex may match what is no number
+                found[definition["Name"]].append(float(match[1]))
+    return found
+
+
+def signal_job(record: dict[str, Any], number: signal.Signals) -> None:
+    """To a job's container where there is one: the docker command passes on signals, yet not SIGKILL."""
+    container = record.get("Container")
+    if container and subprocess.run(["docker", "kill", "--signal", str(int(number)), container],
+                                    capture_output=True, check=False).returncode == 0:
+        return
+    with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
+        os.killpg(record["JobPid"], number)
 
 
 class _Run:
@@ -108,6 +122,8 @@ class _Run:
                     "FailureReason": f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
                                      "install requirements.txt beside sagemaker/requirements.txt"})
                 return
+        record["JobPid"] = self._job.pid
+        write_record(self._folder / RECORD, record)
         self._end(self._wait())
 
     def _wait(self) -> int:
@@ -123,10 +139,10 @@ class _Run:
                 told, kill_at = True, elapsed + _STOP_SECONDS
                 write_record(self._folder / RECORD, self._record | {"TrainingJobStatus": "Stopping",
                                                            "SecondaryStatus": "Stopping"})
-                self._signal(signal.SIGTERM)
+                signal_job(self._record, signal.SIGTERM)
             if elapsed > kill_at:
                 kill_at = float("inf")
-                self._signal(signal.SIGKILL)
+                signal_job(self._record, signal.SIGKILL)
         return code
 
     def _polled(self) -> int | None:
@@ -135,15 +151,6 @@ class _Run:
 
     def _stop(self, because: str) -> None:
         self._stopped_because = self._stopped_because or because
-
-    def _signal(self, number: signal.Signals) -> None:
-        """To the container where there is one: the docker command passes on signals, yet not SIGKILL."""
-        container = self._record.get("Container")
-        if container and subprocess.run(["docker", "kill", "--signal", str(int(number)), container],
-                                        capture_output=True, check=False).returncode == 0:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._job.pid, number)
 
     def _end(self, code: int) -> None:
         record, folder = self._record, self._folder

@@ -13,6 +13,7 @@ import signal
 import statistics
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ class Search:
         self._running = dict[int, Trial]()
         self._restarts = dict[int, int]()
         self._stop_asked = False
+        self._began = datetime.now()
         self._study = optuna.create_study(
             study_name=self._name, storage=f"sqlite:///{folder / 'search.db'}", load_if_exists=True,
             direction="maximize" if self._maximize else "minimize", pruner=self._pruner())
@@ -235,7 +237,8 @@ class Search:
         ended = [trial for trial in self._study.get_trials(deepcopy=False)
                  if trial.state.is_finished() and "parent" not in trial.user_attrs]
         values = [trial.value for trial in ended if trial.value is not None]
-        if len(ended) >= _FAILURES and not values:
+        # Of this process: a search that failed may go on once the cause is mended.
+        if sum(trial.datetime_complete > self._began for trial in ended) >= _FAILURES and not values:
             return "failures"
         criteria = self._config.get("TuningJobCompletionCriteria", {})
         sign = 1 if self._maximize else -1
@@ -262,8 +265,6 @@ class Search:
             tuned[range_.name] = range_.suggest(trial)
         definition = training_part(self._record)
         parameters = self._static | tuned | {"_tuning_objective_metric": self._metric}
-        if self._config["Strategy"] == "Hyperband" and "epochs" not in parameters:
-            parameters["epochs"] = str(self._config["StrategyConfig"]["HyperbandStrategyConfig"]["MaxResource"])
         request = {key: definition[key] for key in _PASSED_ON if key in definition}
         request |= {"TrainingJobName": self._job(trial.number), "HyperParameters": parameters,
                     "TuningJobName": self._name}

@@ -308,13 +308,17 @@ def request_files(data, folder: Path) -> None:
             yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "replace")
     path = folder / "request.yaml"
     path.write_bytes(content)
-    place = data.draw(st.sampled_from(["local", "docker"]))
+    command = data.draw(st.sampled_from([command, command, command, "tune" if command == "train" else "train"]))
+    place = data.draw(st.sampled_from(["local", "docker", "aws"]))
+    options = data.draw(st.lists(st.sampled_from([
+        ("--spot",), ("--tag", "team=research"), ("--bucket", "models"), ("--max-runtime", "60"), ("--env", "A=b"),
+        ("--set", "epochs=2"), ("--network-isolation",), ("--subnet", "subnet-1")]), unique=True))
     result = CliRunner().invoke(launch.main, [command, str(path), "--dry-run", "--on", place, "--runs", str(folder),
-                                              "--channel", f"train={path}"])
+                                              "--prices", str(path), *itertools.chain(*options)])
     assert isinstance(result.exception, SystemExit | None), \
         "".join(traceback.format_exception(result.exception)) + content.decode("utf-8", "replace")
     with told():
-        read = requests.read_request(path)
+        read = requests.read_request(path, requests.TRAINING if command == "train" else requests.TUNING)
         requests.check(read, "aws")
 
 

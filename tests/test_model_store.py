@@ -11,6 +11,7 @@ import pytest
 from ml.errors import UserError
 from ml.model_store import ModelTarget, library_versions, publish, save_model, write_json
 from ml.network import build_network
+from ml.settings import PRESETS, Settings
 
 LOOKBACK = 30
 IN_A_FRESH_PROCESS = """
@@ -84,10 +85,12 @@ def test_library_versions_name_what_computes():
 def test_a_published_model_is_the_files_bytes(h5_bytes, tmp_path):
     url = f"files:/{tmp_path}/kydb"
     target = ModelTarget(url, "/ml/models/btc.h5", "job-1")
-    target.check(1000)
+    target.check(Settings())
     assert target.publish(h5_bytes, patience=0)
     assert kydb.connect(url).read("/ml/models/btc.h5", reload=True) == h5_bytes
     assert kydb.connect(url).ls("/ml/models") == ["btc.h5"], "the probe or a temporary key was left behind"
+    left = kydb.connect(url).ls("/model_versions/ml/models/btc.h5")
+    assert not [name for name in left if "probe" in name]
 
 
 def test_what_is_no_model_is_not_published(tmp_path):
@@ -100,9 +103,9 @@ def test_what_is_no_model_is_not_published(tmp_path):
 def test_a_target_that_cannot_be_written_is_told_before_training(tmp_path):
     (tmp_path / "kydb").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"cannot be published to files:.*/m\.h5: .*grant this job"):
-        ModelTarget(f"files:/{tmp_path}/kydb", "/m.h5", "job-1").check(1000)
+        ModelTarget(f"files:/{tmp_path}/kydb", "/m.h5", "job-1").check(Settings(read_seconds=0))
 
 
 def test_a_model_too_large_for_dynamodb_is_told_before_training():
-    with pytest.raises(UserError, match=r"9\.9 MB, does not fit a DynamoDB item"):
-        ModelTarget("dynamodb://models", "/m.h5", "job-1").check(2_480_000)
+    with pytest.raises(UserError, match=r"10\.1 MB, does not fit a DynamoDB item"):
+        ModelTarget("dynamodb://models", "/m.h5", "job-1").check(Settings(**PRESETS["original"]))

@@ -21,14 +21,14 @@ ACCOUNT = ["--role", "arn:aws:iam::999988887777:role/trainer", "--bucket", "pric
 
 @pytest.fixture
 def training():
-    request = requests.read_request(FOLDER / "training_job.yaml")
+    request = requests.read_request(FOLDER / "training_job.yaml", requests.TRAINING)
     request["HyperParameters"]["prices_db"] = "s3://prices"
     return request
 
 
 @pytest.fixture
 def tuning():
-    request = requests.read_request(FOLDER / "tuning_job.yaml")
+    request = requests.read_request(FOLDER / "tuning_job.yaml", requests.TUNING)
     request["TrainingJobDefinition"]["StaticHyperParameters"]["prices_db"] = "s3://prices"
     return request
 
@@ -212,7 +212,7 @@ def test_placeholders_are_for_this_machine_only(training):
 def test_scalars_become_the_text_that_sagemaker_takes(tmp_path):
     (tmp_path / "request.yaml").write_text(
         "HyperParameters: {epochs: 3, dropout: 0.5, tensorboard: no, start_date: 2020-01-01, model_db: }\n")
-    assert requests.read_request(tmp_path / "request.yaml")["HyperParameters"] == {
+    assert requests.read_request(tmp_path / "request.yaml", requests.TRAINING)["HyperParameters"] == {
         "epochs": "3", "dropout": "0.5", "tensorboard": "false", "start_date": "2020-01-01", "model_db": ""}
 
 
@@ -255,7 +255,7 @@ def test_every_override_lands_where_sagemaker_wants_it():
     assert request["ResourceConfig"] == {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 50,
                                          "VolumeKmsKeyId": "key"}
     assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
-    assert request["CheckpointConfig"] == {"S3Uri": "s3://prices/position-trainer/checkpoints"}
+    assert request["CheckpointConfig"] == {"S3Uri": "s3://prices/position-trainer/checkpoints/one"}
     assert request["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
     assert request["Environment"] == {"A": "1"}
     assert request["Tags"] == [{"Key": "team", "Value": "fx"}]

@@ -260,13 +260,13 @@ def test_tensorboard_logs_hold_the_metrics(tmp_path):
 
 
 def test_the_learning_rate_rises_to_its_full_size():
-    _, trainer = trainer_of(dataclasses.replace(SMALL, warmup_steps=40))
-    assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01 / 40, rel=1e-4)
+    _, trainer = trainer_of(dataclasses.replace(SMALL, warmup_steps=40))  # cut to half of the 24 steps of an epoch
+    assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01 / 12, rel=1e-4)
     trainer.fit(stop=Stop(), report=lambda line: None)
     assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01, rel=1e-4)
 
 
-@pytest.mark.parametrize("warmup_steps", [0, 40])
+@pytest.mark.parametrize("warmup_steps", [0, 12])
 def test_a_cosine_falls_from_the_full_rate_to_zero_at_the_last_step(warmup_steps):
     _, trainer = trainer_of(dataclasses.replace(SMALL, warmup_steps=warmup_steps, schedule="cosine"))
     steps = 3 * 24  # epochs of 1481 windows in batches of 64
@@ -274,6 +274,27 @@ def test_a_cosine_falls_from_the_full_rate_to_zero_at_the_last_step(warmup_steps
     assert np.argmax(rates) == warmup_steps and max(rates) == pytest.approx(0.01)
     assert rates[(warmup_steps + steps) // 2] == pytest.approx(0.005)
     assert rates[-2] > rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_training_that_diverges_from_the_start_is_told():
+    with pytest.raises(UserError, match=r"training diverged: .* lower learning_rate \(100\)"):
+        fit(dataclasses.replace(SMALL, optimizer="sgd", learning_rate=100.0, weight_decay=1.0, warmup_steps=0))
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy", "last"])
+def test_a_training_that_diverges_later_keeps_its_best_epoch(monitor, monkeypatch):
+    model, trainer = trainer_of(dataclasses.replace(SMALL, epochs=5, monitor=monitor))
+    lines, parts = [], trainer._epoch_parts
+
+    def poisoned(progress):
+        if progress.epoch == 2:
+            trainer._weights[0].assign(trainer._weights[0] * np.nan)
+        yield from parts(progress)
+    monkeypatch.setattr(trainer, "_epoch_parts", poisoned)
+    result = trainer.fit(stop=Stop(), report=lines.append)
+    assert lines[-1] == "stopping early: the loss is no number any more"
+    assert len(result.history) == 3 and np.isnan(result.history[2]["loss"])
+    assert result.best_epoch in (1, 2) and all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def test_weight_decay_pulls_kernels_and_leaves_biases():
@@ -319,25 +340,27 @@ def test_a_checkpoint_knows_what_changes_the_weights(change):
     assert identity(schedule="cosine") != identity(schedule="cosine", epochs=9)  # which would have fallen slower
 
 
-def test_two_devices_give_the_losses_of_one():
+@pytest.mark.parametrize(("devices", "batch_size"), [(2, 63), (4, 74)])  # which they cannot share; 74 leaves 1 window
+def test_several_devices_give_the_losses_of_one(devices, batch_size):
     # Logical devices must be made before TensorFlow runs, so this runs in a process of its own.
     script = """
 import dataclasses, sys
-sys.path[:0] = sys.argv[1:]
+devices, batch_size = map(int, sys.argv[1:3])
+sys.path[:0] = sys.argv[3:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * devices)
 from test_training import REGULARISED, Stop, cpu, trainer_of, without_speed
-settings = dataclasses.replace(REGULARISED, batch_size=63)  # which two devices cannot share evenly
-for count in (1, 2):
+settings = dataclasses.replace(REGULARISED, batch_size=batch_size)
+for count in (1, devices):
     _, trainer = trainer_of(settings, instance=cpu(count))
     result = trainer.fit(stop=Stop(), report=lambda line: None)
     print("losses", *(value for epoch in without_speed(result.history) for value in epoch.values()),
           *trainer.probabilities())
 """
-    output = subprocess.run([sys.executable, "-c", script, *sys.path[:4]], capture_output=True, text=True,
-                            check=False)
+    output = subprocess.run([sys.executable, "-c", script, str(devices), str(batch_size), *sys.path[:4]],
+                            capture_output=True, text=True, check=False)
     lines = [line.split()[1:] for line in output.stdout.splitlines() if line.startswith("losses")]
     assert len(lines) == 2, output.stderr[-2000:]
-    one, two = (np.array(line, float) for line in lines)
-    np.testing.assert_allclose(one, two, rtol=0, atol=1e-4)
+    one, several = (np.array(line, float) for line in lines)
+    np.testing.assert_allclose(one, several, rtol=0, atol=1e-4)

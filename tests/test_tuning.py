@@ -243,7 +243,7 @@ def trial(number, status="Completed", value=0.5, **tuned):
 
 
 def example():
-    tuning = requests.read_request(REPOSITORY / "sagemaker" / "tuning_job.yaml") | {
+    tuning = requests.read_request(REPOSITORY / "sagemaker" / "tuning_job.yaml", requests.TUNING) | {
         "HyperParameterTuningJobName": "<b>$t$</b>", "HyperParameterTuningJobStatus": "InProgress"}
     tuning["HyperParameterTuningJobConfig"]["ParameterRanges"]["CategoricalParameterRanges"] = [
         {"Name": "<i>&", "Values": ["<script>alert(1)</script>", "$b$"]}]

@@ -80,7 +80,7 @@ class CheckpointFolder:
         Args:
             identity: what is about to be trained.
             check: raises ValueError where a checkpoint does not fit what is about to be trained; it then
-                counts as damaged.
+                counts as damaged. A UserError of its own goes to the caller.
 
         Raises:
             UserError: the checkpoint is of another training; the message shows the difference.
@@ -90,6 +90,8 @@ class CheckpointFolder:
                 checkpoint = _decoded(path.read_bytes())
                 if checkpoint.identity == identity:
                     check(checkpoint)
+            except UserError:
+                raise
             except (OSError, ValueError) as error:
                 print(f"checkpoint {path} is damaged ({error}); trying the one before it", flush=True)
                 if isinstance(error, ValueError):  # else it would count as one of the last two

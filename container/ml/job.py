@@ -31,7 +31,6 @@ class Job:
         hyperparameters: name to text, as sent.
         channels: channel name to the folder with its files.
         hosts: host names in the order of their numbers.
-        current_host: this host's name.
         instance_type: such as `ml.g5.xlarge`; empty where unknown.
         checkpoints: the folder to keep checkpoints in; None where the job has none.
     """
@@ -41,7 +40,6 @@ class Job:
     hyperparameters: dict[str, Any]
     channels: dict[str, Path]
     hosts: tuple[str, ...]
-    current_host: str
     instance_type: str
     checkpoints: Path | None
 
@@ -126,7 +124,6 @@ def read_job(base: Path) -> Job:
         hyperparameters=hyperparameters,
         channels={name: data / _channel(name) for name in listed},
         hosts=tuple(sorted(hosts, key=_host_number)),
-        current_host=str(resources.get("current_host") or hosts[0]),
         instance_type=str(resources.get("current_instance_type") or ""),
         checkpoints=checkpoints if checkpoint_config or checkpoints.is_dir() else None,
     )
@@ -157,9 +154,11 @@ def failures_reported(base: Path):
     """Turns an exception into output/failure and one line on standard error, then raises JobFailed.
 
     The message comes first and a traceback, where the fault is ours, after it: SageMaker shows the
-    first 1024 characters. The toolkit keeps a failure file that already exists. Everything must leave
-    as an exception, since the toolkit takes SystemExit and KeyboardInterrupt in a module for success.
+    first 1024 characters. An earlier run's file is removed; the toolkit keeps the one that it finds. Everything
+    must leave as an exception, since the toolkit takes SystemExit and KeyboardInterrupt in a module for success.
     """
+    with contextlib.suppress(OSError):
+        (base / "output" / "failure").unlink(missing_ok=True)
     try:
         yield
     except BaseException as error:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from ml.databases import TIMEOUT, connect, one_line, patiently, redacted
 from ml.errors import UserError
+from ml.settings import Settings
 
 if TYPE_CHECKING:
     import keras
 
 _DYNAMODB_ITEM_BYTES = 400_000
+_H5_BYTES, _H5_BYTES_A_LAYER = 12_000, 6_300  # of an .h5 file beside its weights, as measured for 1 to 20 layers
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _VERSIONS_FOLDER = "/model_versions"  # apart from the models, so that db.ls shows the models alone
 _FILE_OVERHEAD = 4_000_000  # bytes of a model's files beside its weights, generously
@@ -159,39 +161,45 @@ class ModelTarget:
     def __str__(self) -> str:
         return f"{redacted(self._url)} {self._key}"
 
-    def check(self, weights: int, patience: float = 0) -> None:
-        """Proves, before anything expensive, that a model of this many weights can be published.
+    def check(self, settings: Settings, *, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Proves, before anything expensive, that the settings' model can be published.
 
-        Writes and deletes a small object beside the key.
+        Writes and deletes a small object beside the key, and one where its versions are kept.
 
         Args:
-            weights: of the model.
-            patience: seconds to keep trying where the database does not answer.
+            settings: weights and layers tell the model's size, read_seconds how long to keep trying where the
+                database does not answer.
+            given_up: looked at between attempts: whether to end.
 
         Raises:
             UserError: it cannot.
         """
-        model_bytes = 4 * weights
+        model_bytes = 4 * settings.weights + _H5_BYTES + _H5_BYTES_A_LAYER * settings.layers
         if "dynamodb://" in self._url and model_bytes > _DYNAMODB_ITEM_BYTES:
             raise UserError(f"the model, about {model_bytes / 1e6:.1f} MB, does not fit a DynamoDB item (400 KB); "
                             f"set model_db to an s3:// URL instead of {redacted(self._url)}")
-        probe = f"{self._key}.probe-{_in_a_key(self._job_name)}"
+        probes = [f"{place}probe-{_in_a_key(self._job_name)}" for place in (
+            f"{self._key}.", f"{_VERSIONS_FOLDER}/{self._key.strip('/')}/")]
 
         def write_and_compare():
             db = connect(self._url, self._timeout)
-            db[probe] = self._job_name
-            if db.read(probe, reload=True) != self._job_name:
-                raise OSError("what was read back is not what was written")
+            for probe in probes:
+                db[probe] = self._job_name
+                if db.read(probe, reload=True) != self._job_name:
+                    raise OSError("what was read back is not what was written")
             _model_at(db, self._key)
             return db
 
         try:
-            db = patiently(write_and_compare, patience=patience, what=f"writing to {self}")
+            db = patiently(write_and_compare, patience=settings.read_seconds, what=f"writing to {self}",
+                           given_up=given_up)
         except Exception as error:
-            raise UserError(f"the model cannot be published to {self}: {one_line(error)}; grant this job "
-                            "write and read access, or change model_db and model_key") from error
-        with contextlib.suppress(Exception):  # may write but not delete: a few bytes stay, nothing is wrong
-            db.delete(probe)
+            raise UserError(f"the model cannot be published to {self}: {one_line(error)}; grant this job write and "
+                            f"read access there and under {_VERSIONS_FOLDER}, or change model_db and model_key") \
+                from error
+        for probe in probes:
+            with contextlib.suppress(Exception):  # may write but not delete: a few bytes stay, nothing is wrong
+                db.delete(probe)
 
     def publish(self, content: bytes, patience: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Publishes the bytes of an .h5 file as `publish` does.

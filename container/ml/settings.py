@@ -101,7 +101,8 @@ class Settings:
         0.001, "step size of the optimizer", interval="(0, 100]", scaling="Logarithmic"
     )
     warmup_steps: int = _setting(
-        50, "steps in which the learning rate rises to its full size", interval="[0, 1000000]", scaling="Linear"
+        50, "steps in which the learning rate rises to its full size, at most half an epoch's",
+        interval="[0, 1000000]", scaling="Linear"
     )
     schedule: str = _setting(
         "cosine", "the learning rate after the warm-up: constant, or a cosine that reaches 0 at the last step",
@@ -242,9 +243,9 @@ def parse_time(text: str, *, end: bool = False) -> datetime:
         moment = datetime.fromisoformat(text)
         if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text) and end:
             moment = datetime.combine(moment, datetime.max.time())
-    except ValueError:
+        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         raise ValueError("a date such as 2020-06-01 or 2020-06-01T12:30") from None
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
 
 _PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}

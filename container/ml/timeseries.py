@@ -9,7 +9,7 @@ import concurrent.futures
 import hashlib
 import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import NamedTuple
@@ -103,8 +103,9 @@ class TimeSeries(kydb.DbObj):
         if touched:
             theirs = _frame(self._tables(touched), None, None)
             outside = theirs[(theirs.index < frame.index[0]) | (theirs.index > frame.index[-1])]
-            if len(outside):
+            if kept or len(outside):
                 self._refuse_other_columns(frame, theirs)
+            if len(outside):
                 frame = pd.concat([outside, frame[theirs.columns]]).sort_index()
         elif kept:
             self._refuse_other_columns(frame, _frame(self._tables((before or after)[:1]), None, None))
@@ -161,11 +162,14 @@ class TimeSeries(kydb.DbObj):
                          "rows": len(rows), "sha256": hashlib.sha256(content).hexdigest()}
                 written.append(chunk)
                 self.db[chunk["key"]] = content
-            self.chunks.setvalue([*before, *written, *after])
-            self.write()
         except BaseException:
-            self.chunks.setvalue(old)
             self._delete_chunks([chunk["key"] for chunk in written])
+            raise
+        self.chunks.setvalue([*before, *written, *after])
+        try:
+            self.write()
+        except BaseException:  # which may have arrived all the same: both lists' chunks must stay
+            self.chunks.setvalue(old)
             raise
         self._delete_chunks(obsolete)
 
@@ -248,11 +252,15 @@ def _bounds(start, end) -> tuple[int | None, int | None]:
     """Start and end in nanoseconds since 1970; None where open."""
     if end is not None and isinstance(end, date) and not isinstance(end, datetime):
         end = datetime.combine(end, time.max)
-    return tuple(None if moment is None else int(_utc(pd.Timestamp(moment)).value) for moment in (start, end))
+    return tuple(None if moment is None else _nanoseconds(pd.Timestamp(moment)) for moment in (start, end))
 
 
-def _utc(moment: pd.Timestamp) -> pd.Timestamp:
-    return (moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")).as_unit("ns")
+def _nanoseconds(moment: pd.Timestamp) -> int:
+    moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
+    try:
+        return int(moment.as_unit("ns").value)
+    except pd.errors.OutOfBoundsDatetime:  # such as 9999-12-31, an end that is open
+        return int((pd.Timestamp.max if moment.year > 2000 else pd.Timestamp.min).value)
 
 
 def _between(frame: pd.DataFrame, first: int | None, last: int | None) -> pd.DataFrame:
@@ -265,7 +273,7 @@ def _between(frame: pd.DataFrame, first: int | None, last: int | None) -> pd.Dat
 # Reading
 
 def read_kydb(url: str, key: str, start=None, end=None, *, patience: float = 0,
-              timeout: float = TIMEOUT) -> pd.DataFrame:
+              timeout: float = TIMEOUT, given_up: Callable[[], bool] = lambda: False) -> pd.DataFrame:
     """The history that a KYDB object's `curve(start, end)` gives, checked.
 
     Args:
@@ -275,6 +283,7 @@ def read_kydb(url: str, key: str, start=None, end=None, *, patience: float = 0,
         end: last day or time, included; None: to the last row.
         patience: seconds to keep trying where the database does not answer.
         timeout: seconds without a byte after which a connection counts as dead.
+        given_up: looked at between attempts: whether to end.
 
     Raises:
         UserError: it cannot be read, or is no price history.
@@ -293,7 +302,7 @@ def read_kydb(url: str, key: str, start=None, end=None, *, patience: float = 0,
         return series.curve(start, end)
 
     try:
-        frame = patiently(curve, patience=patience, what=f"reading {source}")
+        frame = patiently(curve, patience=patience, what=f"reading {source}", given_up=given_up)
     except UserError:
         raise
     except KeyError as error:

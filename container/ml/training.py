@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from ml.checkpoints import Checkpoint, CheckpointFolder
+from ml.errors import UserError
 from ml.instance import WINDOWS_PER_CALL, Instance
 from ml.job import StopSignal
 from ml.network import CENTRE, graph, logits
@@ -29,6 +30,7 @@ from ml.settings import Settings, metric_line, rounded
 from ml.train_sequence import TrainSequence, normalised
 
 _DEFAULT_WEIGHTS = 2_500_000  # of the network that WINDOWS_PER_CALL was measured with; larger ones take longer
+_DIVERGED = "the loss is no number any more"
 _CHECKPOINT_SHARE = 0.01  # of the time, at most, is spent on checkpoints
 
 
@@ -118,7 +120,7 @@ class Trainer:
             self._windows, self._validation_windows = (
                 _DeviceWindows(sequence, instance.precision, settings.centred) if sequence else None
                 for sequence in (train, validation))
-            self._optimizer = _optimizer(settings, settings.epochs * len(train))
+            self._optimizer = _optimizer(settings, len(train))
             self._optimizer.exclude_from_weight_decay(
                 [variable for variable in model.trainable_variables if variable.name == "bias"])
             if instance.precision == "float16":  # whose small gradients would become 0
@@ -207,7 +209,8 @@ class Trainer:
             report: takes each line for the log.
 
         Raises:
-            UserError: the checkpoint is of another training.
+            UserError: the checkpoint is of another training or a longer one, or the training diverged before an
+                epoch could be kept.
         """
         progress, best = Progress(), None
         if checkpoints and (checkpoint := checkpoints.load(identity or {}, self._check)):
@@ -232,7 +235,7 @@ class Trainer:
             cost = last_save - began
 
         with _scalar_log(tensorboard, progress.epoch) as log:
-            while progress.epoch < self._settings.epochs and not self._out_of_patience(progress):
+            while progress.epoch < self._settings.epochs and not self._over_early(progress):
                 for _ in self._epoch_parts(progress):
                     if not running:  # what takes long before the first epoch's line is over
                         report(f"running: step {progress.step} of {len(self._train)} done")
@@ -244,12 +247,14 @@ class Trainer:
                     break
                 if self._end_epoch(progress, report, log):
                     best = [weight.numpy() for weight in self._weights]
-                save(due=True, force=progress.epoch == self._settings.epochs or self._out_of_patience(progress))
+                save(due=True, force=progress.epoch == self._settings.epochs or bool(self._over_early(progress)))
         if stop.is_set:
             save(force=True)
+        elif not best:
+            raise UserError(f"training diverged: {_DIVERGED} after its first epoch; lower learning_rate "
+                            f"({self._settings.learning_rate:g})")
         elif progress.epoch < self._settings.epochs:
-            report(f"stopping early: {self._settings.monitor} has not improved for "
-                   f"{self._settings.patience} epochs")
+            report(f"stopping early: {self._over_early(progress)}")
         if best:
             self._model.set_weights(best)
         return TrainingResult(progress.history, progress.best_epoch, stop.is_set)
@@ -297,9 +302,9 @@ class Trainer:
             metrics |= self._measured()
         metrics = {name: rounded(value) for name, value in metrics.items()}
         best = progress.history[progress.best_epoch - 1] if progress.best_epoch else None
-        improved = not self._validation or best is None or self._better(metrics, best)
+        improved = self._finite(metrics) and (not self._validation or best is None or self._better(metrics, best))
         if self._validation:
-            kept = metrics if improved else best
+            kept = metrics if improved or best is None else best
             metrics |= {f"best_{name}": kept[name] for name in ("val_loss", "val_accuracy")}
         metrics["windows_per_second"] = rounded(speed)
         report(metric_line(progress.epoch + 1, self._settings.epochs, metrics))
@@ -335,13 +340,21 @@ class Trainer:
         if name == "last":
             return True
         difference = metrics[name] - best[name]
-        if np.isnan(best[name]):
-            return not np.isnan(metrics[name])
         return difference < 0 if name == "val_loss" else difference > 0
 
-    def _out_of_patience(self, progress: Progress) -> bool:
+    def _finite(self, metrics: dict[str, float]) -> bool:
+        """Whether an epoch's weights and losses are numbers: others predict sell, which may score well."""
+        return all(np.isfinite(metrics[name]) for name in ("loss", "val_loss") if name in metrics) and \
+            all(bool(tf.reduce_all(tf.math.is_finite(weight))) for weight in self._weights)
+
+    def _over_early(self, progress: Progress) -> str:
+        """Why no further epoch is to be trained; empty: go on."""
+        if progress.history and not np.isfinite(progress.history[-1]["loss"]):
+            return _DIVERGED
         patience = self._settings.patience
-        return bool(patience and self._validation and progress.epoch - progress.best_epoch >= patience)
+        if patience and self._validation and progress.epoch - progress.best_epoch >= patience:
+            return f"{self._settings.monitor} has not improved for {patience} epochs"
+        return ""
 
     def _checkpoint(self, identity, progress: Progress, best) -> Checkpoint:
         arrays = {f"weight_{i}": weight.numpy() for i, weight in enumerate(self._weights)}
@@ -350,7 +363,10 @@ class Trainer:
         return Checkpoint(identity, dataclasses.asdict(progress), arrays)
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        """Raises ValueError where a checkpoint is not of this network and optimizer, or is not to be believed."""
+        """Raises ValueError where a checkpoint is not of this network and optimizer, or is not to be believed.
+
+        Raises UserError where it is of a longer training.
+        """
         expected = {f"{name}_{i}": tuple(variable.shape)
                     for name, variables in (("weight", self._weights), ("optimizer", self._optimizer.variables))
                     for i, variable in enumerate(variables)}
@@ -369,6 +385,9 @@ class Trainer:
             all(type(progress[name]) is type(default) for name, default in fields.items()) and \
             isinstance(progress["history"], list) and \
             all(isinstance(epoch, dict) and measured <= epoch.keys() for epoch in progress["history"])
+        if whole and (progress["epoch"], progress["step"]) > (self._settings.epochs, 0):
+            raise UserError(f"the checkpoint is of a longer training, in epoch {progress['epoch'] + 1}, and epochs is "
+                            f"{self._settings.epochs}; set it to more, or use another checkpoint folder")
         if not (whole and 0 <= progress["best_epoch"] <= progress["epoch"] == len(progress["history"])
                 and 0 <= progress["step"] <= len(self._train)):
             raise ValueError("its progress is none of this training")
@@ -397,7 +416,7 @@ def _smoothed(losses, output, labels, smoothing):
 
 
 def _optimizer(settings: Settings, steps: int) -> keras.Optimizer:
-    """The update rule of a training of so many steps."""
+    """The update rule of a training of so many steps an epoch."""
     config = {"learning_rate": _learning_rate(settings, steps)}
     if settings.weight_decay:  # Keras takes no None for adamw, and a 0 would cost a pass over the weights
         config["weight_decay"] = settings.weight_decay
@@ -412,10 +431,11 @@ def _learning_rate(settings: Settings, steps: int):
     original's first 1024 do not fire on any of 400 windows of the month after it, 71 % with a warm-up of 10
     steps, and none are dead where windows are centred.
     """
-    full, rise = settings.learning_rate, settings.warmup_steps
+    # A small training's would else be over before its learning rate is there.
+    full, rise = settings.learning_rate, min(settings.warmup_steps, -(-steps // 2))
     if settings.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(
-            full / rise if rise else full, max(1, steps - rise), warmup_target=full if rise else None,
+            full / rise if rise else full, max(1, settings.epochs * steps - rise), warmup_target=full if rise else None,
             warmup_steps=rise)
     if not rise:
         return full
@@ -425,7 +445,8 @@ def _learning_rate(settings: Settings, steps: int):
 def _share(starts):
     """The part of a batch that is this device's, and the place of each window in the whole."""
     context = tf.distribute.get_replica_context()
-    rows = tf.range(context.replica_id_in_sync_group, tf.shape(starts)[0], context.num_replicas_in_sync)
+    # Not tf.range(first, ...): where a device has no window, it would begin beyond its end, which is an error.
+    rows = tf.range(tf.shape(starts)[0])[context.replica_id_in_sync_group::context.num_replicas_in_sync]
     return tf.gather(starts, rows), rows
 
 

@@ -34,7 +34,7 @@ def channels_in_s3(request: dict[str, Any], name: str) -> dict[Path, str]:
         UserError: there is no such file or folder, or it is empty.
     """
     uploads = {}
-    results = training_part(request)["OutputDataConfig"].get("S3OutputPath", "").rstrip("/")
+    results = training_part(request).get("OutputDataConfig", {}).get("S3OutputPath", "").rstrip("/")
     for channel, source in s3_sources(request).items():
         if source["S3Uri"].startswith("file://"):
             uri = f"{results}/{name}/input/{channel}/"

@@ -94,7 +94,7 @@ def operation_of(request: dict[str, Any]) -> str:
 
 def training_part(request: dict[str, Any]) -> dict[str, Any]:
     """The part that describes a training job: the request itself, or a tuning job's definition."""
-    part = request.get("TrainingJobDefinition", request)
+    part = request.get("TrainingJobDefinition", request) if operation_of(request) == TUNING else request
     return part if isinstance(part, dict) else {}
 
 
@@ -184,7 +184,7 @@ def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
     if not any(source["S3Uri"].startswith("file:///") for source in s3_sources(request).values()):
         return request
     part = {**part, "InputDataConfig": replaced(part["InputDataConfig"])}
-    return {**request, "TrainingJobDefinition": part} if "TrainingJobDefinition" in request else part
+    return part if training_part(request) is request else {**request, "TrainingJobDefinition": part}
 
 
 # The service model: types, required and unknown keys, lengths, ranges, patterns, enumerations

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import kydb
 import pytest
@@ -114,6 +115,31 @@ def test_a_job_whose_processes_were_killed_is_failed_and_says_so(launch):
     assert "vanished" in record["FailureReason"]
 
 
+def test_a_job_whose_runner_was_killed_can_be_stopped(launch):
+    launch("train", *launch.stub, "--set", "epochs=600", "--env", "STUB_SECONDS=0.05", "--name", "one", "--detach")
+    launch.wait_for(lambda: b"epoch=1/" in (launch.runs / "one" / "job.log").read_bytes())
+    os.kill(launch.record("one")["RunnerPid"], signal.SIGKILL)
+    time.sleep(0.2)
+    assert json.loads(launch("status", "one", "--json"))["TrainingJobStatus"] == "InProgress"
+    launch("stop", "one")
+    launch.wait_for(lambda: json.loads(launch("status", "one", "--json"))["TrainingJobStatus"] == "Failed")
+    assert len(launch.record("one", "model/metrics.json")["epochs"]) < 600
+
+
+def test_numbers_of_a_log_that_are_none_are_left_out():
+    definitions = [{"Name": "loss", "Regex": r"loss=(\S+)"}, {"Name": "other", "Regex": "(never)?x"}]
+    assert runner.metrics_in("loss=0.53, and loss=0.5\nx loss=nan", definitions[:1])["loss"][:1] == [0.5]
+    assert runner.metrics_in("x", definitions) == {"loss": [], "other": []}
+
+
+def test_a_path_with_blanks_and_percents_is_read(launch, tmp_path):
+    folder = tmp_path / "my prices, 100% #1 ü"
+    folder.mkdir()
+    (folder / "a b.csv").write_text("dt,mid\n")
+    launch("train", *launch.stub, "--channel", f"extra={folder}", "--name", "one")
+    assert "input/data/extra/a b.csv" in launch.record("one", "output/data/seen.json")["data"]
+
+
 def test_a_missing_docker_command_is_told_and_leaves_nothing(launch, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "the docker command is not installed" in launch("train", *launch.stub, "--on", "docker", expect=1)
@@ -142,6 +168,11 @@ def test_publish_puts_a_finished_model_into_kydb(launch, tmp_path):
     launch("train", *launch.stub, "--name", "one")
     url = f"files:/{tmp_path / 'kydb'}"
     assert "names no KYDB" in launch("publish", "one", expect=1)
+    metrics = launch.runs / "one" / "model" / "metrics.json"
+    whole = metrics.read_text()
+    metrics.write_text(json.dumps(json.loads(whole) | {"best_epoch": 0}))
+    assert "was stopped before its first epoch ended" in launch("publish", "one", "--model-db", url, expect=1)
+    metrics.write_text(whole)
     launch("publish", "one", "--model-db", url, "--model-key", "/models/mine.h5")
     assert kydb.connect(url)["/models/mine.h5"] == b"\x89HDF\r\n\x1a\n0.2"
     (launch.runs / "one" / "model" / "fx_btc_jpy_model.h5").write_bytes(b"no model")
@@ -152,6 +183,7 @@ def test_dry_run_prints_a_request_that_can_be_sent(launch):
     request = yaml.safe_load(launch("train", *launch.stub, "--dry-run", "--name", "one"))
     assert request["AlgorithmSpecification"]["MetricDefinitions"] == metric_definitions()
     assert json.loads(launch("train", *launch.stub, "--dry-run", "--json", "--name", "one")) == request
+    assert "SAMPLE_MARKET_5000" in launch("train", "--sample-rows", 5000, "--dry-run")
     assert not launch.runs.exists()
 
 

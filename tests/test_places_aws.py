@@ -110,13 +110,15 @@ def put(key, content):
 # Against moto
 
 def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(cloud, launch, tmp_path):
-    (tmp_path / "prices.csv").write_text("dt,mid\n")
+    prices = tmp_path / "prices of 100 %.csv"
+    prices.write_text("dt,mid\n")
     put("position-trainer/jobs/one/output/output.tar.gz", archive(**{"picture.svg": b"<svg/>"}))
-    code, out, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path / "prices.csv",
+    code, out, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", prices,
                             "--instance-type", "ml.m5.xlarge", "--tag", "team=fx", "--detach", "--json")
     assert code == 0, err
     assert "estimated cost: at most 6.17 USD" in err  # 24 hours
-    assert boto3.client("s3").get_object(Bucket="prices", Key="position-trainer/jobs/one/input/train/prices.csv")
+    assert boto3.client("s3").get_object(
+        Bucket="prices", Key="position-trainer/jobs/one/input/train/prices of 100 %.csv")
     sent = boto3.client("sagemaker").describe_training_job(TrainingJobName="one")
     assert sent["RoleArn"] == ROLE
     assert sent["HyperParameters"] == {"preset": "default"}
@@ -130,6 +132,25 @@ def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(clo
     code, out, err = launch("publish", "one", "--model-db", url)
     assert code == 0, err
     assert kydb.connect(url)["/ml/models/fx_btc_jpy_model.h5"] == H5
+
+
+def test_an_empty_folder_of_prices_starts_nothing(cloud, launch, tmp_path):
+    code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path)
+    assert (code, err) == (1, f"error: channel train: there is no file {tmp_path}, nor a folder with files\n")
+    assert boto3.client("sagemaker").list_training_jobs()["TrainingJobSummaries"] == []
+
+
+def test_results_are_collected_once_the_job_has_ended(cloud, scripted, tmp_path):
+    place = aws.AwsPlace()
+    for status in ("InProgress", "Completed", "Completed"):
+        scripted["sagemaker"].add_response("describe_training_job", description(status))
+    put("position-trainer/jobs/one/output/model.tar.gz", archive(**{"model.h5": H5}))
+    place.collect("one")
+    put("position-trainer/jobs/one/output/output.tar.gz", b"no archive")
+    with pytest.raises(aws.UserError, match="cannot be unpacked"):
+        place.collect("one")
+    put("position-trainer/jobs/one/output/output.tar.gz", archive(report=b"x"))
+    assert (place.collect("one") / "output" / "data" / "report").read_bytes() == b"x"
 
 
 def test_an_archive_that_reaches_outside_is_refused(cloud, tmp_path):
@@ -151,8 +172,10 @@ def test_tune_sends_the_whole_request(cloud, launch):
 
 
 def test_list_shows_this_launchers_jobs(cloud, launch):
-    for name in ("position-trainer-1", "another"):
+    for name in ("position-trainer-1", "another", "position-trainer-t-001-ab"):
         launch("train", "--on", "aws", *ACCOUNT, "--name", name, "--prices", "s3://prices/history/", "--detach")
+    launch("tune", "--on", "aws", *ACCOUNT, "--name", "position-trainer-t", "--prices", "s3://prices/history/",
+           "--detach")
     code, out, _ = launch("list", "--on", "aws", "--json")
     assert code == 0
     assert [job["TrainingJobName"] for job in json.loads(out)["TrainingJobSummaries"]] == ["position-trainer-1"]
@@ -182,6 +205,10 @@ def test_push_makes_the_repository_logs_in_and_pushes(cloud, launch, tmp_path, m
     assert (tag, push) == (f"tag position-trainer:2 {uri}", f"push {uri}")
     assert (tmp_path / "password").read_text()
     assert launch("push", "--repository", "mine")[0] == 0  # the repository is there by now
+    (tmp_path / "settings.yaml").write_text(f"image: {uri}\n")
+    monkeypatch.setenv("POSITION_TRAINER_SETTINGS", str(tmp_path / "settings.yaml"))
+    assert launch("push", "--repository", "mine")[0] == 0
+    assert f"tag position-trainer {uri.removesuffix('2')}latest" in (tmp_path / "calls").read_text().splitlines()[-2]
     docker.write_text("#!/bin/sh\necho denied >&2\nexit 1\n")
     assert launch("push", "--repository", "mine") == (1, "", "error: docker login failed: denied\n")
 
@@ -290,6 +317,15 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(scripted, launc
     code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", "s3://prices/history/")
     assert code == 130
     assert err.rstrip().splitlines()[-1] == "one goes on; come back with: python sagemaker/launch.py logs one"
+
+
+def test_a_look_that_fails_says_that_the_job_goes_on(scripted, launch):
+    sagemaker = scripted["sagemaker"]
+    sagemaker.add_response("create_training_job", {"TrainingJobArn": "arn:aws:sagemaker:e:1:training-job/one"})
+    sagemaker.add_client_error("describe_training_job", "ExpiredTokenException", "expired")
+    code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", "s3://prices/history/")
+    assert code == 1
+    assert "one goes on; come back with:" in err and "ExpiredTokenException" in err.splitlines()[-1]
 
 
 def test_stop_asks_sagemaker(scripted, launch):

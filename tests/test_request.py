@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import prices
 import request as requests
 from launch import main
 from ml.settings import METRICS, PRESETS, metric_definitions, parse_settings
@@ -221,13 +222,59 @@ def test_a_file_that_is_no_request_is_told(tmp_path, text):
     (tmp_path / "request.yaml").write_text(text)
     result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml")])
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: the request ")
+    assert result.stderr.startswith(("error: the request ", "the request has 1 problem, nothing was started:"))
+
+
+@pytest.mark.parametrize(("text", "arguments", "told"), [
+    ("Tags: {team: fx}", ["--tag", "a=b"], "Tags: must be a list, received {'team': 'fx'}"),
+    ("InputDataConfig: [x]", ["--prices", __file__], "InputDataConfig[0]: must be a mapping, received 'x'"),
+    ("StoppingCondition: {MaxRuntimeInSeconds: }", ["--spot"],
+     "StoppingCondition.MaxRuntimeInSeconds: must be a whole number, received None"),
+    ("TrainingJobDefinition: [1]", ["--on", "aws"], "TrainingJobDefinition: unknown key"),
+])
+def test_a_value_of_a_wrong_type_is_told_whatever_the_options(tmp_path, text, arguments, told):
+    (tmp_path / "request.yaml").write_text(text)
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml"), *arguments])
+    assert result.exit_code == 1 and told in result.stderr
+
+
+def test_a_request_for_the_other_command_is_told():
+    for command, file, told in (("train", "tuning_job.yaml", "has a"), ("tune", "training_job.yaml", "has no")):
+        result = CliRunner().invoke(main, [command, str(FOLDER / file)])
+        assert result.stderr == f"error: the request {FOLDER / file} {told} HyperParameterTuningJobConfig; `train` " \
+                                "takes a CreateTrainingJob, `tune` a CreateHyperParameterTuningJob request\n"
+
+
+def test_a_script_of_the_users_keeps_its_metrics(training):
+    training["HyperParameters"]["sagemaker_program"] = "own.py"
+    own = [{"Name": "f1", "Regex": "f1=([0-9.]+)"}]
+    training["AlgorithmSpecification"]["MetricDefinitions"] = own
+    requests.add_metric_definitions(training)
+    assert training["AlgorithmSpecification"]["MetricDefinitions"] == own
+    for regex, told in (("f1=[0-9.]+", "must have a group for the value"), ("f1=(", "is no regular expression")):
+        own[0]["Regex"] = regex
+        assert told in problems(training)[0]
+
+
+def test_folders_of_this_machine_are_told_where_sagemaker_would_look_for_them(training):
+    training["HyperParameters"] |= {"prices_db": "files://home/me/kydb", "model_db": "files://home/me/kydb"}
+    found = [problem.split(":")[0] for problem in problems(training, "aws")]
+    assert {"HyperParameters.prices_db", "HyperParameters.model_db"} <= set(found)
+    requests.check(training, "local")
+
+
+def test_prices_that_would_not_be_read_are_told(training):
+    training["InputDataConfig"] = [{"ChannelName": "train", "DataSource": {"S3DataSource": {
+        "S3DataType": "S3Prefix", "S3Uri": "s3://prices/history/"}}}]
+    assert problems(training) == ["InputDataConfig.train: would not be read, since HyperParameters.prices_db is "
+                                  "'s3://prices'; remove one of them"]
 
 
 def test_a_source_that_only_aws_has_is_told_elsewhere(training):
     training["InputDataConfig"] = [{"ChannelName": "train", "DataSource": {"FileSystemDataSource": {
         "FileSystemId": "fs-12345678901", "FileSystemAccessMode": "ro", "FileSystemType": "EFS",
         "DirectoryPath": "/prices"}}}]
+    del training["HyperParameters"]["prices_db"]
     assert "InputDataConfig.train: must be in S3 or on this machine" in problems(training)[0]
     assert not any("InputDataConfig" in problem for problem in problems(training, "aws"))
 
@@ -236,6 +283,28 @@ def dry_run(command, *arguments):
     result = CliRunner().invoke(main, [command, "--dry-run", *arguments])
     assert result.exit_code == 0, result.output
     return yaml.safe_load(result.stdout)
+
+
+def test_hyperbands_resource_is_the_epochs_in_every_place(tuning, tmp_path):
+    for name in ("prices_db", "epochs"):
+        del tuning["TrainingJobDefinition"]["StaticHyperParameters"][name]
+    tuning["HyperParameterTuningJobConfig"] |= {
+        "Strategy": "Hyperband", "TrainingJobEarlyStoppingType": "Off",
+        "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 27}}}
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(tuning))
+    request = dry_run("tune", str(tmp_path / "request.yaml"), "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/")
+    assert requests.hyperparameters_of(request)["epochs"] == "27"
+
+
+def test_a_grids_cost_is_that_of_all_its_points(tuning):
+    tuning["HyperParameterTuningJobConfig"] |= {
+        "Strategy": "Grid", "ResourceLimits": {"MaxParallelTrainingJobs": 1},
+        "ParameterRanges": {"CategoricalParameterRanges": [
+            {"Name": "nodes", "Values": ["64", "128", "256"]}, {"Name": "optimizer", "Values": ["adam", "nadam"]}]}}
+    tuning["TrainingJobDefinition"] |= {
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+        "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "KeepAlivePeriodInSeconds": 3600}}
+    assert "at most 10.99 USD" in prices.estimate(tuning, "eu-west-1")  # 6 points and a warm hour at 1.57
 
 
 def test_every_override_lands_where_sagemaker_wants_it():

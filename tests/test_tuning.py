@@ -217,6 +217,34 @@ def test_killed_at_three_random_moments_no_trial_is_lost_or_doubled(launch, tune
     assert [trial.value for trial in study.trials] == values(found)
 
 
+def test_stop_reaches_what_a_killed_search_left_running(launch):
+    launch("tune", *launch.stub, "--set", "epochs=600", "--env", "STUB_SECONDS=0.05", "--name", "t", "--max-jobs", 2,
+           "--max-parallel", 1, "--detach")
+    launch.wait_for(lambda: b"epoch=1/" in (launch.runs / "t-001" / "job.log").read_bytes())
+    kill(launch.record("t", "tuning_job.json")["SearchPid"])
+    launch.wait_for(lambda: "Failed" in launch("status", "t"))
+    assert launch.record("t-001")["TrainingJobStatus"] == "InProgress"
+    assert "was asked to stop" in launch("stop", "t")
+    launch.wait_for(lambda: launch.record("t-001")["TrainingJobStatus"] == "Stopped")
+    assert "has ended already" in launch("stop", "t")
+
+
+def test_a_search_that_failed_goes_on_once_its_cause_is_mended(launch, tune, tmp_path):
+    found = tune("--max-jobs", 6, "--set", "optimizer=sgd", expect=1)
+    assert found["HyperParameterTuningJobStatus"] == "Failed" and len(found["Trials"]) == 3
+    job = tmp_path / "stub" / "stub_job.py"
+    job.write_text(job.read_text().replace('== "sgd"', '== "nothing"'))
+    launch("tune", "--resume", "t")
+    found = json.loads(launch("status", "t", "--json"))
+    assert found["HyperParameterTuningJobStatus"] == "Completed"
+    assert [trial["TrainingJobStatus"] for trial in found["Trials"]] == ["Failed"] * 3 + ["Completed"] * 3
+
+
+def test_resume_takes_no_options_of_a_request(launch):
+    told = launch("tune", "--resume", "t", "--max-jobs", 5, "--dry-run", expect=2)
+    assert "--resume goes on with the request that the tuning job had" in told and "'--max-jobs', '--dry-run'" in told
+
+
 def kill(pid):
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -23,7 +23,19 @@ from typing import Any
 import inputs
 from ml.errors import UserError
 from request import objective_of, ranges_of, s3_sources
-from runner import FINAL, LOG, RECORD, is_locked, metrics_in, now, read_record, signal_job, take_lock, write_record
+from runner import (
+    FINAL,
+    LOG,
+    RECORD,
+    RUNNER_LOCK,
+    is_locked,
+    metrics_in,
+    now,
+    read_record,
+    signal_job,
+    take_lock,
+    write_record,
+)
 
 _HERE = Path(__file__).resolve().parent
 _CONTAINER = _HERE.parent / "container"
@@ -154,11 +166,11 @@ class LocalPlace:
             record = self.describe(name)
         if record["TrainingJobStatus"] in FINAL:
             return
-        try:
-            os.kill(record["RunnerPid"], signal.SIGTERM)
-        except ProcessLookupError:  # it has just ended, or it was killed and its job runs on
-            if (record := self.describe(name))["TrainingJobStatus"] not in FINAL:
-                signal_job(record, signal.SIGTERM)
+        if is_locked(self.folder(name), RUNNER_LOCK):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(record["RunnerPid"], signal.SIGTERM)
+        else:  # it was killed, and its job runs on
+            signal_job(record, signal.SIGTERM)
 
     def collect(self, name: str) -> Path:
         """The folder with the job's model/ and output/."""

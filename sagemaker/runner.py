@@ -23,7 +23,7 @@ RECORD = "training_job.json"
 LOG = "job.log"
 FINAL = ("Completed", "Failed", "Stopped")
 
-_LOCK = ".lock"
+JOB_LOCK, RUNNER_LOCK = ".lock", ".runner.lock"  # held by all that is of the job, and by its runner alone
 _STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
 _FAILURE_CHARACTERS = 1024
 
@@ -50,12 +50,12 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def take_lock(folder: Path) -> int | None:
-    """A file descriptor that holds the folder's lock; None where another process holds it.
+def take_lock(folder: Path, name: str = JOB_LOCK) -> int | None:
+    """A file descriptor that holds a lock in the folder; None where another process holds it.
 
     The kernel frees the lock when the last process that inherited the descriptor is gone, however it went.
     """
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -64,9 +64,9 @@ def take_lock(folder: Path) -> int | None:
     return descriptor
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether something of the job in the folder runs."""
-    with (folder / _LOCK).open("ab") as file:
+def is_locked(folder: Path, name: str = JOB_LOCK) -> bool:
+    """Whether something of the job in the folder runs, or its runner."""
+    with (folder / name).open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
         except BlockingIOError:
@@ -98,7 +98,7 @@ class _Run:
     """One job from start to end."""
 
     def __init__(self, folder: Path, lock: int):
-        self._folder, self._lock = folder, lock
+        self._folder, self._lock, self._runner_lock = folder, lock, take_lock(folder, RUNNER_LOCK)
         self._record = read_record(folder / RECORD)
         self._stopped_because = ""  # SecondaryStatus of a job that was stopped
         signal.signal(signal.SIGTERM, lambda *_: self._stop("Stopped"))

@@ -385,12 +385,12 @@ class Trainer:
             all(type(progress[name]) is type(default) for name, default in fields.items()) and \
             isinstance(progress["history"], list) and \
             all(isinstance(epoch, dict) and measured <= epoch.keys() for epoch in progress["history"])
-        if whole and (progress["epoch"], progress["step"]) > (self._settings.epochs, 0):
-            raise UserError(f"the checkpoint is of a longer training, in epoch {progress['epoch'] + 1}, and epochs is "
-                            f"{self._settings.epochs}; set it to more, or use another checkpoint folder")
         if not (whole and 0 <= progress["best_epoch"] <= progress["epoch"] == len(progress["history"])
                 and 0 <= progress["step"] <= len(self._train)):
             raise ValueError("its progress is none of this training")
+        if (progress["epoch"], progress["step"]) > (self._settings.epochs, 0):
+            raise UserError(f"the checkpoint is of a longer training, in epoch {progress['epoch'] + 1}, and epochs is "
+                            f"{self._settings.epochs}; set it to more, or use another checkpoint folder")
 
     def _restored(self, checkpoint: Checkpoint) -> tuple[Progress, list[np.ndarray] | None]:
         arrays = checkpoint.arrays

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -104,6 +105,23 @@ def test_a_target_that_cannot_be_written_is_told_before_training(tmp_path):
     (tmp_path / "kydb").write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"cannot be published to files:.*/m\.h5: .*grant this job"):
         ModelTarget(f"files:/{tmp_path}/kydb", "/m.h5", "job-1").check(Settings(read_seconds=0))
+
+
+def test_a_database_that_refuses_versions_is_told_before_training(tmp_path):
+    (tmp_path / "kydb").mkdir()
+    (tmp_path / "kydb" / "model_versions").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="grant this job write and read access there and under /model_versions"):
+        ModelTarget(f"files:/{tmp_path}/kydb", "/m.h5", "job-1").check(Settings(read_seconds=0))
+
+
+@pytest.mark.parametrize(("nodes", "layers"), [(216, 2), (128, 5), (64, 20)])
+def test_what_an_h5_file_adds_to_its_weights_is_counted(tmp_path, nodes, layers):
+    settings = Settings(lookback=60 if layers == 20 else 240, nodes=nodes, layers=layers)
+    save_model(build_network(settings.lookback, nodes, layers, 0.2, 1, centred=True), tmp_path, "btc.h5")
+    assert 4 * settings.weights < 400_000 < (size := (tmp_path / "btc.h5").stat().st_size)
+    with pytest.raises(UserError, match="does not fit a DynamoDB item") as told:
+        ModelTarget("dynamodb://models", "/m.h5", "job-1").check(settings)
+    assert float(re.search(r"about (.+?) MB", str(told.value)).group(1)) == pytest.approx(size / 1e6, abs=0.05)
 
 
 def test_a_model_too_large_for_dynamodb_is_told_before_training():

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
+from job_folder import SMALL, TRAIN, JobFolder, wait_for, wait_for_checkpoint
 from kydb_servers import make_table
 from ml.sample_market import sample_market
 from ml.settings import METRICS
@@ -39,7 +39,9 @@ def prices(files_url, market):
 
 def test_a_job_leaves_a_measured_model_in_both_places(tmp_path, prices, files_url):
     job = JobFolder(tmp_path / "ml", prices)
+    (job.base / "output/failure").write_text("of an earlier run")
     assert job.run(TRAINING_JOB_NAME="nightly") == 0, job.errors
+    assert not (job.base / "output/failure").exists()
     left = sorted(str(path.relative_to(job.base / "model")) for path in (job.base / "model").rglob("*")
                   if path.is_file() and "variables" not in path.parts)
     assert left == ["1/fingerprint.pb", "1/saved_model.pb", "fx_btc_jpy_model.h5", "job.json", "metrics.json",
@@ -65,7 +67,7 @@ def test_the_log_gives_back_the_numbers_in_metrics_json(tmp_path, prices):
 
 
 def test_prices_from_a_channel_and_from_kydb_train_the_same_model(tmp_path, prices, market):
-    one = JobFolder(tmp_path / "kydb-job", prices)
+    one = JobFolder(tmp_path / "kydb-job", prices | {"start_date": "0001-01-01", "end_date": "9999-12-31"})
     other = JobFolder(tmp_path / "channel-job", SMALL, channel={"b.parquet": market[3000:], "a.parquet": market[:3000]})
     assert one.run() == 0 and other.run() == 0, other.errors
     weights = []
@@ -108,6 +110,9 @@ MISTAKES = {
     "unreachable KYDB": ({"prices_db": "redis://127.0.0.1:1/x"}, "cannot be read: ConnectionError"),
     "lookback too large": ({"lookback": 1000}, "lookback 1,000 is larger than the validation part: 570 of 5,700 rows"),
     "fewer rows than a window": ({"lookback": 9000}, "5,700 rows of prices are fewer than the 9,000 of one window"),
+    "no moment of UTC": ({"end_date": "9999-12-31T23:59-05:00"}, "end_date must be a date such as 2020-06-01"),
+    "a step size that diverges": ({"optimizer": "sgd", "learning_rate": 100, "weight_decay": 1, "warmup_steps": 0,
+                                   "monitor": "val_accuracy"}, "training diverged: the loss is no number any more"),
     "no rows between the dates": ({"end_date": "2001-01-01"}, "has no rows; check start_date and end_date"),
 }
 
@@ -194,6 +199,45 @@ def test_a_stop_keeps_the_best_model_and_publishes_nothing(tmp_path, prices, fil
     assert job.metrics["stopped"] is True and job.metrics["published"] is None
     keras.saving.load_model(job.base / "model/model.keras")
     assert not kydb.connect(files_url).exists(MODEL_KEY)
+
+
+def test_a_stop_before_an_epoch_is_over_says_what_the_model_is(tmp_path, prices, files_url):
+    job = JobFolder(tmp_path / "ml", prices | {"batch_size": 1, "nodes": 256})
+    process = job.start()
+    wait_for(process, "running: step 1 of")
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "stopped: a model of less than an epoch, not measured, is in" in output
+    assert job.metrics["best_epoch"] == 0 and not kydb.connect(files_url).exists(MODEL_KEY)
+
+
+@pytest.mark.parametrize("db", ["prices_db", "model_db"])
+def test_a_stop_ends_the_waiting_for_a_database(tmp_path, prices, db):
+    job = JobFolder(tmp_path / "ml", prices | {db: "redis://127.0.0.1:1/x", "read_seconds": 600})
+    process = job.start()
+    wait_for(process, "is tried again for 600 s")
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "stopped before training began: there is no model" in output
+    assert not (job.base / "output/failure").exists() and not list((job.base / "model").iterdir())
+
+
+def test_a_stop_while_the_program_is_imported_is_heard(tmp_path, prices):
+    job = JobFolder(tmp_path / "ml", prices)
+    code = """
+import runpy, signal, sys
+class StopAtOurs:
+    def find_spec(name, *_):
+        if name == "ml":
+            signal.raise_signal(signal.SIGTERM)
+sys.meta_path.insert(0, StopAtOurs)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code, TRAIN], env=job.command(environment={})[1], capture_output=True,
+                          text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped before training began: there is no model\n"), done.stderr
 
 
 def test_a_killed_job_resumes_to_the_same_weights(tmp_path, market):

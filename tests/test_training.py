@@ -224,6 +224,12 @@ def test_a_finished_training_resumes_to_its_result(tmp_path):
     assert not [line for line in lines if line.startswith("epoch=")]
 
 
+def test_a_checkpoint_of_a_longer_training_is_refused(tmp_path):
+    fit(checkpoints=CheckpointFolder(tmp_path, "job"), identity={})
+    with pytest.raises(UserError, match="of a longer training, in epoch 4, and epochs is 2; set it to more"):
+        fit(dataclasses.replace(SMALL, epochs=2), checkpoints=CheckpointFolder(tmp_path, "job"), identity={})
+
+
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     folder = CheckpointFolder(tmp_path, "job")
     fit(checkpoints=folder, identity={"data": "x", "nodes": 16})

@@ -187,14 +187,20 @@ def test_an_idle_gpu_is_refused_unless_allowed(tmp_path, market):
 
 # Ends that come too early
 
+def stopped(process, number=signal.SIGTERM):
+    """Signals a job, which must end well within 30 s; returns the rest of its output."""
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    return output
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_keeps_the_best_model_and_publishes_nothing(tmp_path, prices, files_url, number):
     job = JobFolder(tmp_path / "ml", prices | {"epochs": 100_000})
     process = job.start()
     wait_for(process, "epoch=2/")
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
+    output = stopped(process, number)
     assert "nothing was published" in output
     assert job.metrics["stopped"] is True and job.metrics["published"] is None
     keras.saving.load_model(job.base / "model/model.keras")
@@ -205,9 +211,7 @@ def test_a_stop_before_an_epoch_is_over_says_what_the_model_is(tmp_path, prices,
     job = JobFolder(tmp_path / "ml", prices | {"batch_size": 1, "nodes": 256})
     process = job.start()
     wait_for(process, "running: step 1 of")
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    output = stopped(process)
     assert "stopped: a model of less than an epoch, not measured, is in" in output
     assert job.metrics["best_epoch"] == 0 and not kydb.connect(files_url).exists(MODEL_KEY)
 
@@ -217,9 +221,7 @@ def test_a_stop_ends_the_waiting_for_a_database(tmp_path, prices, db):
     job = JobFolder(tmp_path / "ml", prices | {db: "redis://127.0.0.1:1/x", "read_seconds": 600})
     process = job.start()
     wait_for(process, "is tried again for 600 s")
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
+    output = stopped(process)
     assert "stopped before training began: there is no model" in output
     assert not (job.base / "output/failure").exists() and not list((job.base / "model").iterdir())
 

@@ -24,30 +24,28 @@ _LISTED = 50
 _PREFIX = "position-trainer"
 
 
-def channels_in_s3(request: dict[str, Any], name: str) -> dict[Path, str]:
+def channels_in_s3(request: dict[str, Any], name: str) -> list[tuple[Path, str]]:
     """Points the file:// channels of a request to where their files will be in S3.
 
     Returns:
-        What is to be uploaded: the file or folder on this machine to its S3 URI.
+        What is to be uploaded: each file on this machine and its S3 URI.
 
     Raises:
         UserError: there is no such file or folder, or it is empty.
     """
-    uploads = {}
+    uploads = []
     results = training_part(request).get("OutputDataConfig", {}).get("S3OutputPath", "").rstrip("/")
     for channel, source in s3_sources(request).items():
         if source["S3Uri"].startswith("file://"):
             uri = f"{results}/{name}/input/{channel}/"
             root = local_path(source["S3Uri"])
-            if not _files(root):
+            files = [path for path in (root, *root.rglob("*")) if path.is_file()]
+            if not files:
                 raise UserError(f"channel {channel}: there is no file {root}, nor a folder with files")
-            uploads[root] = uri
+            above = root.parent if root.is_file() else root
+            uploads += [(path, uri + path.relative_to(above).as_posix()) for path in files]
             source["S3Uri"] = uri
     return uploads
-
-
-def _files(root: Path) -> list[Path]:
-    return [path for path in (root, *root.rglob("*")) if path.is_file()]
 
 
 class NoSuchJob(UserError):
@@ -96,13 +94,11 @@ class AwsPlace:
     def folder(self, name: str) -> Path:
         return self.runs / name
 
-    def upload(self, uploads: dict[Path, str]) -> None:
-        """Uploads files and folders of this machine to S3."""
-        for root, uri in uploads.items():
-            parts = urlsplit(uri)
-            for path in _files(root):
-                inside = path.name if root.is_file() else path.relative_to(root).as_posix()
-                self.client("s3").upload_file(str(path), parts.netloc, parts.path.lstrip("/") + inside)
+    def upload(self, uploads: list[tuple[Path, str]]) -> None:
+        """Uploads files of this machine to S3."""
+        for path, uri in uploads:
+            bucket, _, key = uri.removeprefix("s3://").partition("/")  # whole: names may have what urlsplit cuts at
+            self.client("s3").upload_file(str(path), bucket, key)
 
     # Training jobs
 

@@ -282,7 +282,7 @@ def train(request_file, **options):
 
 def _ready(request: dict[str, Any], place, options: dict[str, Any]) -> bool:
     """Checks a request, or only prints it for --dry-run; on aws also uploads and says what it may cost."""
-    uploads = {}
+    uploads = []
     if place.name == "aws":
         uploads = aws.channels_in_s3(request, request.get("TrainingJobName") or request["HyperParameterTuningJobName"])
     requests.check(request, place.name)
@@ -749,19 +749,20 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     if not url:
         raise UserError(f"{name} names no KYDB to publish to; give --model-db URL")
     folder = place.collect(name)
-    if _metrics_in(folder).get("best_epoch") == 0:
+    metrics = _metrics_in(folder)
+    if metrics.get("best_epoch") == 0:
         raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = _h5_file(folder / "model", parameters)
     from ml import model_store  # with kydb and pandas, which no other command needs
 
     model_store.publish(url, key, path.read_bytes(), name)
-    if (metrics := _metrics_in(folder)) and [url, key] == [
+    if metrics and [url, key] == [
             parameters.get("model_db"), parameters.get("model_key", SETTINGS["model_key"].default)]:
         model_store.write_json(folder / "model" / "metrics.json", metrics | {"published": True})
     if as_json:
         _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
     else:
-        _print_verdicts(_metrics_in(folder).get("performance", {}))
+        _print_verdicts(metrics.get("performance", {}))
         out.print(f"published {path} to {url} {key}", soft_wrap=True)
 
 

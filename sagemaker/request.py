@@ -290,12 +290,12 @@ def _training_problems(request):
     if not algorithm.get("TrainingImage"):
         yield f"{at}AlgorithmSpecification.TrainingImage: missing; give --image, such as the one `push` prints"
     for index, definition in enumerate(_entries(algorithm.get("MetricDefinitions"))):
-        where = f"{at}AlgorithmSpecification.MetricDefinitions[{index}].Regex"
+        where, regex = f"{at}AlgorithmSpecification.MetricDefinitions[{index}].Regex", definition.get("Regex", "()")
         try:
-            if not re.compile(str(definition.get("Regex"))).groups:
-                yield f"{where}: must have a group for the value, received {definition['Regex']!r}"
+            if not re.compile(regex).groups:
+                yield f"{where}: must have a group for the value, received {_short(regex)}"
         except re.error as error:
-            yield f"{where}: is no regular expression ({error}), received {_short(definition['Regex'])}"
+            yield f"{where}: is no regular expression ({error}), received {_short(regex)}"
     for name, times in Counter(str(channel.get("ChannelName")) for channel
                                in _entries(job.get("InputDataConfig"))).items():
         if times > 1:
@@ -313,7 +313,7 @@ def _elsewhere_problems(request):
 
 
 def _hyperparameter_problems(request, resources, at):
-    at_parameters = f"{at}{'StaticHyperParameters' if operation_of(request) == TUNING else 'HyperParameters'}"
+    at_parameters = _at_parameters(request)
     parameters = hyperparameters_of(request)
     if not isinstance(parameters, dict) or "sagemaker_program" in parameters:
         return  # a script of the user's own takes what it likes
@@ -342,6 +342,10 @@ def _hyperparameter_problems(request, resources, at):
 
 def _at(request):
     return "TrainingJobDefinition." if operation_of(request) == TUNING else ""
+
+
+def _at_parameters(request):
+    return "TrainingJobDefinition.StaticHyperParameters" if operation_of(request) == TUNING else "HyperParameters"
 
 
 def ranges_of(request: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -491,8 +495,8 @@ def _aws_problems(request):
     job, at = training_part(request), _at(request)
     for name in ("prices_db", "model_db"):
         if (url := str(hyperparameters_of(request).get(name, ""))).startswith("files:"):
-            yield (f"{at}{'Static' if at else ''}HyperParameters.{name}: is a folder that SageMaker's instances do not "
-                   f"have, received {url!r}; use s3:// or dynamodb://, or for prices --prices FILE")
+            yield (f"{_at_parameters(request)}.{name}: is a folder that SageMaker's instances do not have, received "
+                   f"{url!r}; use s3:// or dynamodb://, or for prices --prices FILE")
     image = _mapping(job.get("AlgorithmSpecification")).get("TrainingImage")
     for name, value, cure in (
             ("RoleArn", job.get("RoleArn"), "--role or POSITION_TRAINER_ROLE"),

@@ -110,15 +110,17 @@ def put(key, content):
 # Against moto
 
 def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(cloud, launch, tmp_path):
-    prices = tmp_path / "prices of 100 %.csv"
+    prices = tmp_path / "prices #1 of 100 %.csv"
     prices.write_text("dt,mid\n")
     put("position-trainer/jobs/one/output/output.tar.gz", archive(**{"picture.svg": b"<svg/>"}))
     code, out, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", prices,
-                            "--instance-type", "ml.m5.xlarge", "--tag", "team=fx", "--detach", "--json")
+                            "--channel", f"again={tmp_path}", "--instance-type", "ml.m5.xlarge", "--tag", "team=fx",
+                            "--detach", "--json")
     assert code == 0, err
     assert "estimated cost: at most 6.17 USD" in err  # 24 hours
-    assert boto3.client("s3").get_object(
-        Bucket="prices", Key="position-trainer/jobs/one/input/train/prices of 100 %.csv")
+    for channel in ("train", "again"):
+        assert boto3.client("s3").get_object(
+            Bucket="prices", Key=f"position-trainer/jobs/one/input/{channel}/prices #1 of 100 %.csv")
     sent = boto3.client("sagemaker").describe_training_job(TrainingJobName="one")
     assert sent["RoleArn"] == ROLE
     assert sent["HyperParameters"] == {"preset": "default"}

@@ -254,6 +254,8 @@ def test_a_script_of_the_users_keeps_its_metrics(training):
     for regex, told in (("f1=[0-9.]+", "must have a group for the value"), ("f1=(", "is no regular expression")):
         own[0]["Regex"] = regex
         assert told in problems(training)[0]
+    del own[0]["Regex"]
+    assert problems(training) == ["AlgorithmSpecification.MetricDefinitions[0].Regex: missing; it is required"]
 
 
 def test_folders_of_this_machine_are_told_where_sagemaker_would_look_for_them(training):

@@ -13,7 +13,7 @@ PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --qu
 
 N ?= 100000
 SECONDS ?= 300
-UNDER_TEST = PYTHONPATH=container:sagemaker:tests $(BIN)/python
+UNDER_TEST = PYTHONPATH=container:sagemaker:tests/support:tests/tools $(BIN)/python
 
 .PHONY: help setup train tune test lint bench research chaos fuzz load image licences requirements clean
 
@@ -50,7 +50,7 @@ image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
 
 research: $(VENV)/tests  ## what the model is worth on real prices, and what was tried [ARGS="folds NAME"]
-	PYTHONPATH=container $(BIN)/python tests/research.py $(ARGS)
+	PYTHONPATH=container $(BIN)/python tests/tools/research.py $(ARGS)
 
 licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=name]
 	@docker run --rm --network none --volume $(CURDIR)/$(VENV)/lib/python3.11/site-packages:/tools:ro $(IMAGE) \
@@ -60,16 +60,16 @@ licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=
 		dpkg-query --show --showformat '| $${Package} | $${Version} | /usr/share/doc/$${Package}/copyright |\n'
 
 bench: $(VENV)/tests  ## every benchmark, in one run [ARGS="case ..."]
-	$(BIN)/python tests/bench.py $(ARGS)
+	$(BIN)/python tests/tools/bench.py $(ARGS)
 
 chaos: $(VENV)/tests  ## kills jobs at random moments [N=200] [ARGS="--image name"]
-	$(UNDER_TEST) tests/chaos.py -n $(if $(filter file,$(origin N)),200,$(N)) $(ARGS)
+	$(UNDER_TEST) tests/tools/chaos.py -n $(if $(filter file,$(origin N)),200,$(N)) $(ARGS)
 
 fuzz: $(VENV)/tests  ## broken inputs of every kind [N=100000] [ARGS="surface ..."]
-	$(UNDER_TEST) tests/fuzz.py -n $(N) $(ARGS)
+	$(UNDER_TEST) tests/tools/fuzz.py -n $(N) $(ARGS)
 
 load: $(VENV)/tests  ## 16 jobs that publish to one KYDB key and read it [SECONDS=300]
-	$(UNDER_TEST) tests/load.py --seconds $(SECONDS)
+	$(UNDER_TEST) tests/tools/load.py --seconds $(SECONDS)
 
 requirements: $(VENV)/tests  ## pin again what the .in files name
 	$(PIP_COMPILE) -o requirements.txt requirements.in

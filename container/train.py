@@ -18,15 +18,20 @@ from typing import Any
 
 import pandas as pd
 
-from ml.databases import configure_aws, one_line, redacted
-from ml.errors import UserError
-from ml.job import Job, StopSignal, base_folder, failures_reported, read_job
-from ml.memory import check_memory
-from ml.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model, write_json
+from ml.data.history import fingerprint, gaps
+from ml.data.sources import read_channel, read_kydb
+from ml.databases import configure_aws
+from ml.deliver.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model
+from ml.errors import UserError, one_line, redacted
+from ml.files import write_json
+from ml.learn.folds import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
+from ml.metrics import performance_line
 from ml.optimal_position import labelled
-from ml.settings import Settings, parse_settings, performance_line
-from ml.timeseries import fingerprint, gaps, read_channel, read_kydb
-from ml.walk_forward import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
+from ml.platform.failure import failures_reported
+from ml.platform.job import Job, base_folder, read_job
+from ml.platform.memory import check_memory
+from ml.platform.stop import StopSignal
+from ml.settings import Settings, parse_settings
 
 
 def main() -> None:
@@ -39,8 +44,11 @@ def main() -> None:
         _refuse_several_hosts(job)
         configure_aws(settings.kydb_timeout)
         check_folder(job.model, settings.weights)
-        target = ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout) \
-            if settings.model_db else None
+        target = (
+            ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout)
+            if settings.model_db
+            else None
+        )
         try:
             if target:
                 target.check(settings, given_up=lambda: stop.is_set)
@@ -58,18 +66,25 @@ def main() -> None:
         result = outcome.kept.result
         h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
         write_json(job.model / "job.json", record)
-        write_json(job.model / "metrics.json", metrics := {
-            "job": job.name, "best_epoch": result.best_epoch, "stopped": outcome.stopped, "published": None,
-            "best": result.history[result.best_epoch - 1] if result.best_epoch else {},
-            "epochs": [{"epoch": number} | epoch for number, epoch in enumerate(result.history, 1)],
-        })
+        write_json(
+            job.model / "metrics.json",
+            metrics := {
+                "job": job.name,
+                "best_epoch": result.best_epoch,
+                "stopped": outcome.stopped,
+                "published": None,
+                "best": result.history[result.best_epoch - 1] if result.best_epoch else {},
+                "epochs": [{"epoch": number} | epoch for number, epoch in enumerate(result.history, 1)],
+            },
+        )
         if outcome.stopped:
             what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
             print(f"stopped: {what} is in {job.model}, nothing was published", flush=True)
             return
         if target:
-            metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds,
-                                                  given_up=lambda: stop.is_set)
+            metrics["published"] = target.publish(
+                h5_file.read_bytes(), settings.publish_seconds, given_up=lambda: stop.is_set
+            )
             write_json(job.model / "metrics.json", metrics)
         if settings.validation_fraction:
             _report(job, settings, folds, outcome, record, metrics)
@@ -81,28 +96,42 @@ def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> P
         return save_model(model, job.model, settings.h5_name)
     except UserError as error:
         kept = bool(target) and target.publish(h5_content(model), settings.publish_seconds)
-        where = f"it was published to {target}" if kept else \
-            f"a job on the checkpoints in {job.checkpoints} gets it without training again" if job.checkpoints else \
-            "it is lost, since the job has no checkpoints"
+        where = (
+            f"it was published to {target}"
+            if kept
+            else f"a job on the checkpoints in {job.checkpoints} gets it without training again"
+            if job.checkpoints
+            else "it is lost, since the job has no checkpoints"
+        )
         raise UserError(f"{error}; {where}") from error
 
 
 def _refuse_several_hosts(job: Job) -> None:
     if len(job.hosts) > 1:
-        raise UserError(f"the job has {len(job.hosts)} hosts and can use one; set ResourceConfig.InstanceCount "
-                        "to 1, and choose an instance with more GPUs for more speed")
+        raise UserError(
+            f"the job has {len(job.hosts)} hosts and can use one; set ResourceConfig.InstanceCount "
+            "to 1, and choose an instance with more GPUs for more speed"
+        )
 
 
 def _price_history(job: Job, settings: Settings, stop: StopSignal) -> pd.DataFrame:
     """The checked history between start_date and end_date, from KYDB or from a channel."""
     if settings.prices_db:
-        return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date,
-                         patience=settings.read_seconds, timeout=settings.kydb_timeout,
-                         given_up=lambda: stop.is_set)
+        return read_kydb(
+            settings.prices_db,
+            settings.prices_key,
+            settings.start_date,
+            settings.end_date,
+            patience=settings.read_seconds,
+            timeout=settings.kydb_timeout,
+            given_up=lambda: stop.is_set,
+        )
     if settings.prices_channel not in job.channels:
-        raise UserError(f"there are no prices: prices_db is empty and there is no channel "
-                        f"{settings.prices_channel} (channels: {', '.join(job.channels) or 'none'}); "
-                        "set prices_db and prices_key, or add the channel")
+        raise UserError(
+            f"there are no prices: prices_db is empty and there is no channel "
+            f"{settings.prices_channel} (channels: {', '.join(job.channels) or 'none'}); "
+            "set prices_db and prices_key, or add the channel"
+        )
     return read_channel(job.channels[settings.prices_channel], settings.start_date, settings.end_date)
 
 
@@ -111,14 +140,21 @@ def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> dict[str, An
     history, train_rows, validation_rows = folds[-1].history, folds[-1].train_rows, folds[-1].validation_rows
     found = gaps(history)
     buys = float((history["position"] > 0).mean())
-    print(f"prices: {len(history):,} rows from {history.index[0]} to {history.index[-1]}, {found}, "
-          f"{buys:.1%} labelled buy", flush=True)
-    print(f"training on {len(train_rows):,} rows, "
-          + (f"validating on the last {len(validation_rows):,}" if validation_rows is not None
-             else "validation is off")
-          + (f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""), flush=True)
-    values = {name: str(value) if name in ("start_date", "end_date") and value else value
-              for name, value in dataclasses.asdict(settings).items()}
+    print(
+        f"prices: {len(history):,} rows from {history.index[0]} to {history.index[-1]}, {found}, "
+        f"{buys:.1%} labelled buy",
+        flush=True,
+    )
+    print(
+        f"training on {len(train_rows):,} rows, "
+        + (f"validating on the last {len(validation_rows):,}" if validation_rows is not None else "validation is off")
+        + (f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""),
+        flush=True,
+    )
+    values = {
+        name: str(value) if name in ("start_date", "end_date") and value else value
+        for name, value in dataclasses.asdict(settings).items()
+    }
     values |= {name: redacted(values[name]) for name in ("prices_db", "model_db")}
     return {
         "job": job.name,
@@ -148,29 +184,40 @@ def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSig
         importlib.import_module("tensorflow")
         importlib.import_module("keras")
     gc.enable()  # which bin/train disabled
-    from ml.checkpoints import CheckpointFolder
-    from ml.instance import find_instance
-    from ml.network import build_network
+    from ml.learn.checkpoints import CheckpointFolder
+    from ml.learn.network import build_network
+    from ml.learn.trainer import Trainer
+    from ml.platform.hardware import find_instance
     from ml.train_sequence import TrainSequence
-    from ml.training import Trainer
 
     instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
     if fold.number == 1:
         print(f"device: {instance.description}", flush=True)
     record["device"] = instance.description
     train = TrainSequence(fold.train_rows, settings.lookback, settings.batch_size, seed=settings.seed)
-    validation = None if fold.validation_rows is None else TrainSequence(
-        fold.validation_rows, settings.lookback, settings.batch_size, enable_shuffle=False)
+    validation = (
+        None
+        if fold.validation_rows is None
+        else TrainSequence(fold.validation_rows, settings.lookback, settings.batch_size, enable_shuffle=False)
+    )
     with instance.strategy.scope():
         model = build_network(
-            settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed,
-            centred=settings.centred)
+            settings.lookback,
+            settings.nodes,
+            settings.layers,
+            settings.dropout,
+            settings.seed,
+            centred=settings.centred,
+        )
     trainer = Trainer(model, settings, instance, train, validation)
     checkpoints = CheckpointFolder(job.checkpoints, str(Path(job.name, fold.subfolder))) if job.checkpoints else None
     result = trainer.fit(
-        stop=stop, checkpoints=checkpoints,
+        stop=stop,
+        checkpoints=checkpoints,
         tensorboard=job.tensorboard / fold.subfolder if settings.tensorboard else None,
-        identity=_identity(settings, record, instance.precision, fold), report=fold.report)
+        identity=_identity(settings, record, instance.precision, fold),
+        report=fold.report,
+    )
     return Trained(model, result, trainer.probabilities)
 
 
@@ -204,24 +251,45 @@ def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: 
     More epochs are allowed: they continue the same training, unless the learning rate's way depends on them.
     The last fold's is that of a job of one fold.
     """
-    names = ("lookback", "horizon", "nodes", "layers", "dropout", "centred", "batch_size", "learning_rate",
-             "warmup_steps", "schedule", "weight_decay", "label_smoothing", "optimizer", "seed",
-             "validation_fraction", "monitor", *(["epochs"] if settings.schedule == "cosine" else []))
-    return {name: getattr(settings, name) for name in names} | {
-        "precision": precision, "data": record["data"]["sha256"]} | (
-        {"fold": f"{fold.number} of {fold.count}"} if fold.subfolder else {})
+    names = (
+        "lookback",
+        "horizon",
+        "nodes",
+        "layers",
+        "dropout",
+        "centred",
+        "batch_size",
+        "learning_rate",
+        "warmup_steps",
+        "schedule",
+        "weight_decay",
+        "label_smoothing",
+        "optimizer",
+        "seed",
+        "validation_fraction",
+        "monitor",
+        *(["epochs"] if settings.schedule == "cosine" else []),
+    )
+    return (
+        {name: getattr(settings, name) for name in names}
+        | {"precision": precision, "data": record["data"]["sha256"]}
+        | ({"fold": f"{fold.number} of {fold.count}"} if fold.subfolder else {})
+    )
 
 
-def _report(job: Job, settings: Settings, folds: list[Fold], outcome: Outcome, record: dict[str, Any],
-            metrics: dict[str, Any]) -> None:
+def _report(
+    job: Job, settings: Settings, folds: list[Fold], outcome: Outcome, record: dict[str, Any], metrics: dict[str, Any]
+) -> None:
     """Measures what the model is worth, prints it and keeps it; the model is safe by then, whatever fails here."""
     try:
         # Imported here, since SciPy takes a moment that the first epoch need not wait for.
-        from ml.performance import measured
-        from ml.report import write_report
+        from ml.judge.performance import measured
+        from ml.judge.report import write_report
 
-        performances = [measured(fold.history, len(fold.train_rows), probability, settings) for fold, probability
-                        in zip(folds, [*outcome.probabilities, outcome.kept.predict()], strict=True)]
+        performances = [
+            measured(fold.history, len(fold.train_rows), probability, settings)
+            for fold, probability in zip(folds, [*outcome.probabilities, outcome.kept.predict()], strict=True)
+        ]
         table = fold_table(folds, outcome.results, performances)
         numbers = performances[-1].metrics | mean_metrics(table)
         print(performance_line(numbers), flush=True)

@@ -119,11 +119,16 @@ class AwsPlace:
         try:
             answer = getattr(self.client("sagemaker"), operation)(**name)
         except botocore.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound",
-                                                       "ResourceNotFoundException"):
+            if error.response["Error"]["Code"] not in (
+                "ValidationException",
+                "ResourceNotFound",
+                "ResourceNotFoundException",
+            ):
                 raise
-            raise NoSuchJob(f"there is no {what} {next(iter(name.values()))} in {self.region}; `list --on aws` "
-                            "shows those there are") from None
+            raise NoSuchJob(
+                f"there is no {what} {next(iter(name.values()))} in {self.region}; `list --on aws` "
+                "shows those there are"
+            ) from None
         answer.pop("ResponseMetadata", None)
         return answer
 
@@ -150,7 +155,8 @@ class AwsPlace:
         logs = self.client("logs")
         try:
             pages = logs.get_paginator("describe_log_streams").paginate(
-                logGroupName=_LOG_GROUP, logStreamNamePrefix=f"{name}/")
+                logGroupName=_LOG_GROUP, logStreamNamePrefix=f"{name}/"
+            )
             streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
         except logs.exceptions.ResourceNotFoundException:  # the account's first job has not logged yet
             return
@@ -199,8 +205,10 @@ class AwsPlace:
                 with tarfile.open(archive) as opened:
                     opened.extractall(content, filter="data")
             except (botocore.exceptions.ClientError, tarfile.TarError, OSError) as error:
-                missing = isinstance(error, botocore.exceptions.ClientError) and \
-                    error.response["Error"]["Code"] in ("404", "NoSuchKey")
+                missing = isinstance(error, botocore.exceptions.ClientError) and error.response["Error"]["Code"] in (
+                    "404",
+                    "NoSuchKey",
+                )
                 raise (_NotThere if missing else UserError)(f"{uri} cannot be unpacked: {error}") from None
             content.rename(folder)
 
@@ -211,8 +219,11 @@ class AwsPlace:
         return self._newest("list_training_jobs", "TrainingJobSummaries", without=names), tunings
 
     def _newest(self, operation: str, key: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        pages = self.client("sagemaker").get_paginator(operation).paginate(
-            SortBy="CreationTime", SortOrder="Descending", NameContains=_PREFIX)
+        pages = (
+            self.client("sagemaker")
+            .get_paginator(operation)
+            .paginate(SortBy="CreationTime", SortOrder="Descending", NameContains=_PREFIX)
+        )
         found = (job for page in pages for job in page[key] if not job.get("TrainingJobName", "").startswith(without))
         return list(itertools.islice(found, _LISTED))
 
@@ -229,14 +240,12 @@ class AwsPlace:
         Raises:
             NoSuchJob: there is none.
         """
-        return self._described("describe_hyper_parameter_tuning_job", "tuning job",
-                               HyperParameterTuningJobName=name)
+        return self._described("describe_hyper_parameter_tuning_job", "tuning job", HyperParameterTuningJobName=name)
 
     def trials(self, name: str) -> list[dict[str, Any]]:
         """A tuning job's trials, the oldest first."""
         paginator = self.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
-        pages = paginator.paginate(
-            HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending")
+        pages = paginator.paginate(HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending")
         return [trial for page in pages for trial in page["TrainingJobSummaries"]]
 
     def stop_tuning(self, name: str) -> None:
@@ -258,8 +267,9 @@ class AwsPlace:
         try:
             found = ecr.describe_repositories(repositoryNames=[repository])["repositories"][0]
         except ecr.exceptions.RepositoryNotFoundException:
-            found = ecr.create_repository(repositoryName=repository, imageScanningConfiguration={
-                "scanOnPush": True})["repository"]
+            found = ecr.create_repository(repositoryName=repository, imageScanningConfiguration={"scanOnPush": True})[
+                "repository"
+            ]
         tag = image.rsplit(":", 1)[1] if ":" in image.rsplit("/", 1)[-1] else "latest"
         uri = f"{found['repositoryUri']}:{tag}"
         token = ecr.get_authorization_token()["authorizationData"][0]
@@ -272,8 +282,14 @@ class AwsPlace:
 
 def _docker(*arguments: str, given: str | None = None) -> None:
     try:
-        subprocess.run(["docker", *arguments], input=given, text=True, check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.PIPE)
+        subprocess.run(
+            ["docker", *arguments],
+            input=given,
+            text=True,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
     except FileNotFoundError:
         raise UserError("the docker command is not installed; install it to push an image") from None
     except subprocess.CalledProcessError as error:

@@ -56,7 +56,7 @@ def _download(uri: str, folder: Path) -> None:
         if not keys:
             raise UserError(f"the channel's {uri} has no objects")
         for key in keys:
-            target = folder / key[prefix.rfind("/") + 1:]
+            target = folder / key[prefix.rfind("/") + 1 :]
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"the channel's object {key!r} would land outside {folder}")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def sample_market(runs: Path, rows: int, *, write: bool) -> tuple[str, str]:
     if write:
         import kydb
 
-        from ml.sample_market import sample_market as simulated
+        from ml.data.sample_market import sample_market as simulated
         from ml.timeseries import time_series
 
         db = kydb.connect(url)

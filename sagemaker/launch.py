@@ -42,6 +42,7 @@ import leaderboard
 import prices
 import request as requests
 from ml.errors import UserError
+from ml.files import write_json
 from ml.settings import SETTINGS, Settings, parse_value
 from places import LocalPlace, place_on_this_machine
 from runner import FINAL
@@ -56,6 +57,7 @@ err = Console(stderr=True, highlight=False)
 
 # Options
 
+
 def _pairs(_context, _parameter, values):
     """NAME=VALUE options as a dict."""
     wrong = [value for value in values if "=" not in value or value.startswith("=")]
@@ -69,28 +71,59 @@ def _options(*options):
         for option in reversed(options):
             command = option(command)
         return command
+
     return decorate
 
 
 _place_options = _options(
-    click.option("--runs", type=click.Path(file_okay=False, path_type=Path), default=_HERE.parent / "runs",
-                 envvar="POSITION_TRAINER_RUNS", help="Folder of the job folders.  [default: runs/ in the checkout]"),
+    click.option(
+        "--runs",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=_HERE.parent / "runs",
+        envvar="POSITION_TRAINER_RUNS",
+        help="Folder of the job folders.  [default: runs/ in the checkout]",
+    ),
     click.option("--region", envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="AWS region."),
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 _request_options = _options(
-    click.option("--on", "place_name", type=click.Choice(["local", "docker", "aws"]), default="local",
-                 show_default=True, help="Where: a process, a container of the image, or SageMaker."),
+    click.option(
+        "--on",
+        "place_name",
+        type=click.Choice(["local", "docker", "aws"]),
+        default="local",
+        show_default=True,
+        help="Where: a process, a container of the image, or SageMaker.",
+    ),
     click.option("--name", help="The job's exact name.  [default: the request's and the time]"),
-    click.option("--set", "settings", multiple=True, callback=_pairs, metavar="NAME=VALUE",
-                 help="Set a hyperparameter. Repeatable."),
-    click.option("--prices", metavar="PATH", help="Price history: a Parquet or CSV file, a folder of them, or "
-                                                  "s3://...; short for --channel train=PATH."),
-    click.option("--channel", "channels", multiple=True, callback=_pairs, metavar="NAME=PATH",
-                 help="A channel: a file, a folder or s3://.... Repeatable."),
-    click.option("--sample-rows", type=click.IntRange(min=1000), metavar="MINUTES",
-                 help="Length of the simulated market, where no prices are named.  [default: 100000; tune: 30000]"),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        callback=_pairs,
+        metavar="NAME=VALUE",
+        help="Set a hyperparameter. Repeatable.",
+    ),
+    click.option(
+        "--prices",
+        metavar="PATH",
+        help="Price history: a Parquet or CSV file, a folder of them, or s3://...; short for --channel train=PATH.",
+    ),
+    click.option(
+        "--channel",
+        "channels",
+        multiple=True,
+        callback=_pairs,
+        metavar="NAME=PATH",
+        help="A channel: a file, a folder or s3://.... Repeatable.",
+    ),
+    click.option(
+        "--sample-rows",
+        type=click.IntRange(min=1000),
+        metavar="MINUTES",
+        help="Length of the simulated market, where no prices are named.  [default: 100000; tune: 30000]",
+    ),
     # The account's
     click.option("--role", envvar="POSITION_TRAINER_ROLE", help="ARN of the role that the job runs as."),
     click.option("--image", envvar="POSITION_TRAINER_IMAGE", help="URI of the image."),
@@ -100,18 +133,33 @@ _request_options = _options(
     click.option("--volume-size", type=int, metavar="GB", help="Size of the instance's disk."),
     click.option("--max-runtime", type=int, metavar="SECONDS", help="Stop a job after that long."),
     click.option("--spot", is_flag=True, help="Use spot instances, with checkpoints in the bucket."),
-    click.option("--max-wait", type=int, metavar="SECONDS", help="With --spot: waiting and running together.  "
-                                                                 "[default: twice --max-runtime]"),
+    click.option(
+        "--max-wait",
+        type=int,
+        metavar="SECONDS",
+        help="With --spot: waiting and running together.  [default: twice --max-runtime]",
+    ),
     click.option("--keep-alive", type=int, metavar="SECONDS", help="Keep the instance warm for the next job."),
     # The fences
     click.option("--subnet", "subnets", multiple=True, metavar="ID", help="VPC subnet. Repeatable."),
     click.option("--security-group", "security_groups", multiple=True, metavar="ID", help="Repeatable."),
     click.option("--kms-key", metavar="ID", help="Encrypt the volume and the results with it."),
     click.option("--network-isolation", is_flag=True, help="No network from inside the job."),
-    click.option("--docker-network", envvar="POSITION_TRAINER_DOCKER_NETWORK", default="", metavar="NAME",
-                 help="With --on docker: the containers' network.  [default: docker's]"),
-    click.option("--env", "environment", multiple=True, callback=_pairs, metavar="NAME=VALUE",
-                 help="Environment variable of the job. Repeatable."),
+    click.option(
+        "--docker-network",
+        envvar="POSITION_TRAINER_DOCKER_NETWORK",
+        default="",
+        metavar="NAME",
+        help="With --on docker: the containers' network.  [default: docker's]",
+    ),
+    click.option(
+        "--env",
+        "environment",
+        multiple=True,
+        callback=_pairs,
+        metavar="NAME=VALUE",
+        help="Environment variable of the job. Repeatable.",
+    ),
     click.option("--tag", "tags", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Repeatable."),
     # The launch
     click.option("--dry-run", is_flag=True, help="Check and print the request as YAML (or --json); start nothing."),
@@ -143,10 +191,13 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--settings-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              envvar="POSITION_TRAINER_SETTINGS",
-              help="YAML with defaults for options: role, image, bucket, region, runs.  "
-                   "[default: position-trainer.yaml here, or in ~/.config]")
+@click.option(
+    "--settings-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="POSITION_TRAINER_SETTINGS",
+    help="YAML with defaults for options: role, image, bucket, region, runs.  "
+    "[default: position-trainer.yaml here, or in ~/.config]",
+)
 @click.pass_context
 def main(context, settings_file):
     """Train and tune position models: the same request as a process here, as a container, or on SageMaker."""
@@ -170,28 +221,32 @@ def main(context, settings_file):
 
 # Requests from options
 
+
 def _completed(request: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The request with the command line's overrides, the account's facts and the metric definitions."""
     tuning = requests.operation_of(request) == requests.TUNING
     job = requests.training_part(request)
     name_key = "HyperParameterTuningJobName" if tuning else "TrainingJobName"
-    request[name_key] = options["name"] or \
-        f"{request.get(name_key, 'position-trainer')}-{datetime.now(timezone.utc):%y%m%d-%H%M%S}"
+    request[name_key] = (
+        options["name"] or f"{request.get(name_key, 'position-trainer')}-{datetime.now(timezone.utc):%y%m%d-%H%M%S}"
+    )
     algorithm, resources, stopping, results = (
-        job.setdefault(key, {}) for key in
-        ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition", "OutputDataConfig"))
+        job.setdefault(key, {})
+        for key in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition", "OutputDataConfig")
+    )
     for part, key, value in (
-            (job, "RoleArn", options["role"]),
-            (algorithm, "TrainingImage", options["image"]),
-            (resources, "InstanceType", options["instance_type"]),
-            (resources, "VolumeSizeInGB", options["volume_size"]),
-            (resources, "KeepAlivePeriodInSeconds", options["keep_alive"]),
-            (resources, "VolumeKmsKeyId", options["kms_key"]),
-            (results, "KmsKeyId", options["kms_key"]),
-            (stopping, "MaxRuntimeInSeconds", options["max_runtime"]),
-            (stopping, "MaxWaitTimeInSeconds", options["max_wait"]),
-            (job, "EnableNetworkIsolation", options["network_isolation"]),
-            (job, "EnableManagedSpotTraining", options["spot"])):
+        (job, "RoleArn", options["role"]),
+        (algorithm, "TrainingImage", options["image"]),
+        (resources, "InstanceType", options["instance_type"]),
+        (resources, "VolumeSizeInGB", options["volume_size"]),
+        (resources, "KeepAlivePeriodInSeconds", options["keep_alive"]),
+        (resources, "VolumeKmsKeyId", options["kms_key"]),
+        (results, "KmsKeyId", options["kms_key"]),
+        (stopping, "MaxRuntimeInSeconds", options["max_runtime"]),
+        (stopping, "MaxWaitTimeInSeconds", options["max_wait"]),
+        (job, "EnableNetworkIsolation", options["network_isolation"]),
+        (job, "EnableManagedSpotTraining", options["spot"]),
+    ):
         if value is not None and value is not False:  # 0 is a value
             part[key] = value
     if options["bucket"]:
@@ -199,15 +254,18 @@ def _completed(request: dict[str, Any], options: dict[str, Any]) -> dict[str, An
     if options["spot"]:
         stopping.setdefault("MaxWaitTimeInSeconds", 2 * stopping.get("MaxRuntimeInSeconds", 0))
         # A prefix for each job: SageMaker brings all that is under it to the instance, and mirrors deletions.
-        job.setdefault("CheckpointConfig", {"S3Uri": results.get("S3OutputPath", "").removesuffix("/jobs")
-                                            + f"/checkpoints/{request[name_key]}"})
+        job.setdefault(
+            "CheckpointConfig",
+            {"S3Uri": results.get("S3OutputPath", "").removesuffix("/jobs") + f"/checkpoints/{request[name_key]}"},
+        )
     if options["subnets"] or options["security_groups"]:
         job["VpcConfig"] = {"Subnets": list(options["subnets"]), "SecurityGroupIds": list(options["security_groups"])}
     if options["environment"]:
         job["Environment"] = job.get("Environment", {}) | options["environment"]
     if options["tags"]:
         request["Tags"] = request.get("Tags", []) + [
-            {"Key": key, "Value": value} for key, value in options["tags"].items()]
+            {"Key": key, "Value": value} for key, value in options["tags"].items()
+        ]
     if options["place_name"] == "docker" and requests.PLACEHOLDER_ACCOUNT in str(algorithm.get("TrainingImage")):
         algorithm["TrainingImage"] = "position-trainer"  # what `make image` builds
     for name, value in options["settings"].items():
@@ -226,8 +284,12 @@ def _set_channel(job: dict[str, Any], channel: str, path: str) -> None:
         if not Path(path).exists():
             raise UserError(f"channel {channel}: there is no file or folder {path}")
         path = Path(path).resolve().as_uri()
-    entry = {"ChannelName": channel, "DataSource": {"S3DataSource": {
-        "S3DataType": "S3Prefix", "S3Uri": path, "S3DataDistributionType": "FullyReplicated"}}}
+    entry = {
+        "ChannelName": channel,
+        "DataSource": {
+            "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": path, "S3DataDistributionType": "FullyReplicated"}
+        },
+    }
     others = [other for other in job.get("InputDataConfig", []) if other.get("ChannelName") != channel]
     job["InputDataConfig"] = [*others, entry]
 
@@ -255,9 +317,11 @@ def _place(options: dict[str, Any]):
 
 # train
 
+
 @main.command()
-@click.argument("request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                default=_HERE / "training_job.yaml")
+@click.argument(
+    "request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=_HERE / "training_job.yaml"
+)
 @_request_options
 def train(request_file, **options):
     """Run one training job and follow it.
@@ -287,8 +351,11 @@ def _ready(request: dict[str, Any], place, options: dict[str, Any]) -> bool:
         uploads = aws.channels_in_s3(request, request.get("TrainingJobName") or request["HyperParameterTuningJobName"])
     requests.check(request, place.name)
     if options["dry_run"]:
-        click.echo(json.dumps(request, indent=1, default=str) if options["as_json"]
-                   else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip())
+        click.echo(
+            json.dumps(request, indent=1, default=str)
+            if options["as_json"]
+            else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip()
+        )
         return False
     if place.name == "aws":
         err.print(prices.estimate(request, place.region), soft_wrap=True)
@@ -345,14 +412,23 @@ def _line_printer(console: Console) -> Iterator:
     if not console.is_terminal:
         yield lambda line: console.print(line, markup=False, soft_wrap=True)
         return
-    with Progress(TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
-                  TimeRemainingColumn(), console=console, transient=True) as progress:
+    with Progress(
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
         task = progress.add_task("", total=None)
 
         def show(line):
             progress.console.print(line, markup=False, soft_wrap=True)
             if epoch := re.match(r"epoch=(\d+)/(\d+) ", line):
                 progress.update(task, completed=int(epoch[1]), total=int(epoch[2]))
+
         yield show
 
 
@@ -363,9 +439,12 @@ def _ended(place, record: dict[str, Any], *, as_json: bool) -> None:
     else:
         status, secondary = record["TrainingJobStatus"], record.get("SecondaryStatus")
         seconds = record.get("TrainingTimeInSeconds")
-        out.print(f"\n{record['TrainingJobName']}: {status}"
-                  + (f" ({secondary})" if secondary not in (status, None) else "")
-                  + (f" after {seconds} s of training" if seconds is not None else ""), soft_wrap=True)
+        out.print(
+            f"\n{record['TrainingJobName']}: {status}"
+            + (f" ({secondary})" if secondary not in (status, None) else "")
+            + (f" after {seconds} s of training" if seconds is not None else ""),
+            soft_wrap=True,
+        )
         if "BillableTimeInSeconds" in record:
             out.print(prices.bill(record, place.region), soft_wrap=True)
         if status != "Failed":
@@ -378,13 +457,19 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
     """What a job measured, where its model is and how to load it."""
     kept = _metrics_in(folder)
     metrics = kept.get("best") or {
-        entry["MetricName"]: entry["Value"] for entry in record.get("FinalMetricDataList") or []}
+        entry["MetricName"]: entry["Value"] for entry in record.get("FinalMetricDataList") or []
+    }
     performance = kept.get("performance", {})
     if kept:
         out.print(f"epoch {kept['best_epoch']} of {len(kept['epochs'])} was kept")
     if metrics:
-        _print_table(["metric", "value"], [[name, "nan" if value is None else f"{value:.6g}"]
-                                           for name, value in (metrics | performance.get("metrics", {})).items()])
+        _print_table(
+            ["metric", "value"],
+            [
+                [name, "nan" if value is None else f"{value:.6g}"]
+                for name, value in (metrics | performance.get("metrics", {})).items()
+            ],
+        )
     _print_verdicts(performance)
     if (report := folder / "output" / "data" / "report.html").exists():
         out.print(f"report: {report}", soft_wrap=True)
@@ -395,12 +480,19 @@ def _print_results(folder: Path, record: dict[str, Any]) -> None:
     out.print(f"load:  keras.models.load_model({str(model)!r})", soft_wrap=True, markup=False)
     parameters = record.get("HyperParameters", {})
     if kept.get("published") is False:
-        out.print(f"NOT published to KYDB: python sagemaker/launch.py publish {record['TrainingJobName']}",
-                  soft_wrap=True, markup=False)
+        out.print(
+            f"NOT published to KYDB: python sagemaker/launch.py publish {record['TrainingJobName']}",
+            soft_wrap=True,
+            markup=False,
+        )
     elif kept.get("published"):
-        out.print(f"kydb:  kydb.connect({parameters['model_db']!r})"
-                  f"[{parameters.get('model_key', SETTINGS['model_key'].default)!r}]  "
-                  "# bytes of the .h5", soft_wrap=True, markup=False)
+        out.print(
+            f"kydb:  kydb.connect({parameters['model_db']!r})"
+            f"[{parameters.get('model_key', SETTINGS['model_key'].default)!r}]  "
+            "# bytes of the .h5",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _print_verdicts(performance: dict[str, Any]) -> None:
@@ -436,15 +528,18 @@ def _table(columns: list[str], rows: list[list[str]]) -> Table:
 
 # tune
 
+
 @main.command()
-@click.argument("request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                default=_HERE / "tuning_job.yaml")
+@click.argument(
+    "request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=_HERE / "tuning_job.yaml"
+)
 @click.option("--resume", metavar="NAME", help="Go on with a tuning job of this machine that was killed or stopped.")
 @click.option("--max-jobs", type=int, help="Trials in all.")
 @click.option("--max-parallel", type=int, help="Trials at a time; on this machine they share the cores.")
 @click.option("--strategy", metavar="NAME", help="Bayesian, Random, Hyperband or Grid.")
-@click.option("--warm-start", "parents", multiple=True, metavar="NAME",
-              help="Learn from an earlier tuning job. Repeatable.")
+@click.option(
+    "--warm-start", "parents", multiple=True, metavar="NAME", help="Learn from an earlier tuning job. Repeatable."
+)
 @_request_options
 def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **options):
     """Search for the hyperparameters with the best objective.
@@ -461,8 +556,13 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
     else:
         request = requests.read_request(request_file, requests.TUNING)
         config = request["HyperParameterTuningJobConfig"]
-        config.setdefault("ResourceLimits", {}).update({key: value for key, value in (
-            ("MaxNumberOfTrainingJobs", max_jobs), ("MaxParallelTrainingJobs", max_parallel)) if value is not None})
+        config.setdefault("ResourceLimits", {}).update(
+            {
+                key: value
+                for key, value in (("MaxNumberOfTrainingJobs", max_jobs), ("MaxParallelTrainingJobs", max_parallel))
+                if value is not None
+            }
+        )
         if strategy:
             config["Strategy"] = strategy
         most = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {}).get("MaxResource")
@@ -471,7 +571,8 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
         if parents:
             request["WarmStartConfig"] = {
                 "WarmStartType": "IdenticalDataAndAlgorithm",
-                "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": parent} for parent in parents]}
+                "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": parent} for parent in parents],
+            }
         request = _completed(request, options)
         if place.name != "aws":
             _with_sample_market(request, options, 30_000)
@@ -493,12 +594,17 @@ def tune(request_file, resume, max_jobs, max_parallel, strategy, parents, **opti
 
 def _refuse_options_beside_resume() -> None:
     context = click.get_current_context()
-    given = [parameter.get_error_hint(context) for parameter in context.command.params
-             if context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
-             and parameter.name not in ("resume", "detach", "as_json", "runs")]
+    given = [
+        parameter.get_error_hint(context)
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+        and parameter.name not in ("resume", "detach", "as_json", "runs")
+    ]
     if given:
-        raise click.UsageError(f"--resume goes on with the request that the tuning job had; received "
-                               f"{', '.join(given)} too. A new search may learn from it: --warm-start NAME")
+        raise click.UsageError(
+            f"--resume goes on with the request that the tuning job had; received "
+            f"{', '.join(given)} too. A new search may learn from it: --warm-start NAME"
+        )
 
 
 def _followed_tuning(place, name: str, *, as_json: bool) -> int:
@@ -526,8 +632,10 @@ def _followed_tuning(place, name: str, *, as_json: bool) -> int:
     if as_json:
         _print_json({**tuning, "Trials": trials})
     else:
-        out.print(f"\n{name}: {status}" + (f", {tuning['CompletionReason']}" if "CompletionReason" in tuning else ""),
-                  soft_wrap=True)
+        out.print(
+            f"\n{name}: {status}" + (f", {tuning['CompletionReason']}" if "CompletionReason" in tuning else ""),
+            soft_wrap=True,
+        )
         _print_table(*leaderboard.table(tuning, trials))
         out.print(f"page: {place.folder(name) / leaderboard.PAGE}", soft_wrap=True)
         if found := leaderboard.best_of(trials, maximize=requests.objective_of(tuning)[1]):
@@ -544,8 +652,11 @@ def _watch_tuning(place, name: str, console: Console) -> None:
     """A leaderboard that renews itself on a terminal, a line for each change elsewhere; until the end."""
     told = dict[str, str]()
     seconds = 10 if place.name == "aws" else 0.5
-    with Live(console=console, auto_refresh=False, transient=True) if console.is_terminal \
-            else contextlib.nullcontext() as live:
+    with (
+        Live(console=console, auto_refresh=False, transient=True)
+        if console.is_terminal
+        else contextlib.nullcontext() as live
+    ):
         while True:
             tuning, trials = place.describe_tuning(name), place.trials(name)
             if live:
@@ -555,9 +666,15 @@ def _watch_tuning(place, name: str, console: Console) -> None:
                 status = trial["TrainingJobStatus"]
                 if told.get(trial["TrainingJobName"]) != status:
                     told[trial["TrainingJobName"]] = status
-                    console.print(f"{trial['TrainingJobName']} {status}" + (
-                        f" {requests.objective_of(tuning)[0]}={value:.6g}"
-                        if value is not None and status in FINAL else ""), soft_wrap=True)
+                    console.print(
+                        f"{trial['TrainingJobName']} {status}"
+                        + (
+                            f" {requests.objective_of(tuning)[0]}={value:.6g}"
+                            if value is not None and status in FINAL
+                            else ""
+                        ),
+                        soft_wrap=True,
+                    )
             if tuning["HyperParameterTuningJobStatus"] in FINAL:
                 return
             time.sleep(seconds)
@@ -566,8 +683,12 @@ def _watch_tuning(place, name: str, console: Console) -> None:
 # Jobs that were started
 
 _name_argument = click.argument("name")
-_on_option = click.option("--on", "place_name", type=click.Choice(["local", "docker", "aws"]),
-                          help="Where the job is.  [default: this machine if it is here, else aws]")
+_on_option = click.option(
+    "--on",
+    "place_name",
+    type=click.Choice(["local", "docker", "aws"]),
+    help="Where the job is.  [default: this machine if it is here, else aws]",
+)
 
 
 def _place_of(name: str, options: dict[str, Any]):
@@ -588,13 +709,17 @@ def _place_of(name: str, options: dict[str, Any]):
         place.describe_tuning(name)
         return place, True
     except aws.NoSuchJob:
-        raise UserError(f"there is no job {name}, neither in {options['runs']} nor on SageMaker in {region}; "
-                        "`list` and `list --on aws` show those there are") from None
+        raise UserError(
+            f"there is no job {name}, neither in {options['runs']} nor on SageMaker in {region}; "
+            "`list` and `list --on aws` show those there are"
+        ) from None
     except (UserError, BotoCoreError) as error:
         if options["place_name"]:
             raise
-        raise UserError(f"there is no job {name} in {options['runs']}, where `list` shows those there are, and "
-                        f"SageMaker cannot be asked: {error}") from None
+        raise UserError(
+            f"there is no job {name} in {options['runs']}, where `list` shows those there are, and "
+            f"SageMaker cannot be asked: {error}"
+        ) from None
 
 
 def _record_of(place, name: str, *, tuning: bool) -> tuple[dict[str, Any], str]:
@@ -672,8 +797,13 @@ def stop(name, **options):
 
 
 @main.command("list")
-@click.option("--on", "place_name", type=click.Choice(["local", "docker", "aws"]), default="local",
-              help="local and docker both show this machine's jobs.  [default: local]")
+@click.option(
+    "--on",
+    "place_name",
+    type=click.Choice(["local", "docker", "aws"]),
+    default="local",
+    help="local and docker both show this machine's jobs.  [default: local]",
+)
 @_json_option
 @_place_options
 def list_(as_json, **options):
@@ -683,12 +813,18 @@ def list_(as_json, **options):
     if as_json:
         _print_json({"TrainingJobSummaries": jobs, "HyperParameterTuningJobSummaries": tunings})
         return
-    rows = [(str(job["CreationTime"]), kind, job[f"{key}Name"], job[f"{key}Status"])
-            for kind, key, found in (("train", "TrainingJob", jobs), ("tune", "HyperParameterTuningJob", tunings))
-            for job in found]
-    _print_table(["kind", "name", "status", "created"],
-                 [[kind, name, status, created[:19].replace("T", " ")]
-                  for created, kind, name, status in sorted(rows, reverse=True)])
+    rows = [
+        (str(job["CreationTime"]), kind, job[f"{key}Name"], job[f"{key}Status"])
+        for kind, key, found in (("train", "TrainingJob", jobs), ("tune", "HyperParameterTuningJob", tunings))
+        for job in found
+    ]
+    _print_table(
+        ["kind", "name", "status", "created"],
+        [
+            [kind, name, status, created[:19].replace("T", " ")]
+            for created, kind, name, status in sorted(rows, reverse=True)
+        ],
+    )
 
 
 @main.command()
@@ -702,11 +838,15 @@ def best(name, as_json, **options):
     if as_json:
         _print_json(trial)
         return
-    out.print(f"{trial['TrainingJobName']}: {requests.objective_of(place.describe_tuning(name))[0]}="
-              f"{leaderboard.objective_value(trial):.6g}", soft_wrap=True)
+    out.print(
+        f"{trial['TrainingJobName']}: {requests.objective_of(place.describe_tuning(name))[0]}="
+        f"{leaderboard.objective_value(trial):.6g}",
+        soft_wrap=True,
+    )
     settings = place.describe(trial["TrainingJobName"])["HyperParameters"]
-    _print_table(["setting", "value"], [[key, value] for key, value in settings.items()
-                                        if not key.startswith("_tuning_")])
+    _print_table(
+        ["setting", "value"], [[key, value] for key, value in settings.items() if not key.startswith("_tuning_")]
+    )
     _print_verdicts(_metrics_in(place.folder(trial["TrainingJobName"])).get("performance", {}))
     out.print(f"publish it: python sagemaker/launch.py publish --best {name}", soft_wrap=True)
 
@@ -753,12 +893,14 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     if metrics.get("best_epoch") == 0:
         raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = _h5_file(folder / "model", parameters)
-    from ml import model_store  # with kydb and pandas, which no other command needs
+    from ml.deliver import model_store  # with kydb and pandas, which no other command needs
 
     model_store.publish(url, key, path.read_bytes(), name)
     if metrics and [url, key] == [
-            parameters.get("model_db"), parameters.get("model_key", SETTINGS["model_key"].default)]:
-        model_store.write_json(folder / "model" / "metrics.json", metrics | {"published": True})
+        parameters.get("model_db"),
+        parameters.get("model_key", SETTINGS["model_key"].default),
+    ]:
+        write_json(folder / "model" / "metrics.json", metrics | {"published": True})
     if as_json:
         _print_json({"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)})
     else:

@@ -35,8 +35,7 @@ def ranked(trials: list[dict[str, Any]], *, maximize: bool) -> list[dict[str, An
 
 def best_of(trials: list[dict[str, Any]], *, maximize: bool) -> dict[str, Any] | None:
     """The best trial that ended with an objective."""
-    ended = [trial for trial in trials
-             if trial["TrainingJobStatus"] in _COUNTED and objective_value(trial) is not None]
+    ended = [trial for trial in trials if trial["TrainingJobStatus"] in _COUNTED and objective_value(trial) is not None]
     return ranked(ended, maximize=maximize)[0] if ended else None
 
 
@@ -47,10 +46,16 @@ def table(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> tuple[list[st
     rows = []
     for rank, trial in enumerate(ranked(trials, maximize=maximize), 1):
         value, seconds = objective_value(trial), _seconds(trial)
-        rows.append([str(rank), trial["TrainingJobStatus"],
-                     "" if value is None else f"{value:.6g}",
-                     *(_shown(trial.get("TunedHyperParameters", {}).get(name, "")) for name in tuned),
-                     "" if seconds is None else f"{seconds:.0f}", trial["TrainingJobName"]])
+        rows.append(
+            [
+                str(rank),
+                trial["TrainingJobStatus"],
+                "" if value is None else f"{value:.6g}",
+                *(_shown(trial.get("TunedHyperParameters", {}).get(name, "")) for name in tuned),
+                "" if seconds is None else f"{seconds:.0f}",
+                trial["TrainingJobName"],
+            ]
+        )
     # The job last: its name is long, and a narrow screen cuts at the end.
     return ["rank", "status", metric, *tuned, "seconds", "job"], rows
 
@@ -73,19 +78,30 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
     metric, maximize = objective_of(tuning)
     columns, rows = table(tuning, trials)
     best = best_of(trials, maximize=maximize)
-    settings = training_part(tuning).get("StaticHyperParameters", {}) | \
-        (best or {}).get("TunedHyperParameters", {})
+    settings = training_part(tuning).get("StaticHyperParameters", {}) | (best or {}).get("TunedHyperParameters", {})
     settings = {name: re.sub(r"//[^/@]*@", "//...@", value) for name, value in settings.items()}  # no passwords
     charts = []
     if any(objective_value(trial) is not None for trial in trials):
         charts.append((f"{metric} over time", _progress_chart(trials, metric, maximize)))
-        charts += [(f"{metric} against {entry['Name']}", _range_chart(trials, metric, kind, entry, best))
-                   for kind, entry in ranges_of(tuning)]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True)
+        charts += [
+            (f"{metric} against {entry['Name']}", _range_chart(trials, metric, kind, entry, best))
+            for kind, entry in ranges_of(tuning)
+        ]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string((Path(__file__).parent / "leaderboard.html").read_text(encoding="utf-8"))
-    return template.render(tuning=tuning, metric=metric, maximize=maximize, columns=columns, rows=rows, best=best,
-                           best_value=best and f"{objective_value(best):.6g}", settings=settings, charts=charts)
+    return template.render(
+        tuning=tuning,
+        metric=metric,
+        maximize=maximize,
+        columns=columns,
+        rows=rows,
+        best=best,
+        best_value=best and f"{objective_value(best):.6g}",
+        settings=settings,
+        charts=charts,
+    )
 
 
 def _shown(text: str) -> str:
@@ -109,6 +125,7 @@ def _seconds(trial: dict[str, Any]) -> float | None:
 
 # Charts: SVG pictures as data URLs, so that neither their names nor their styles meet
 
+
 def _axes(label: str, metric: str):
     from matplotlib.figure import Figure  # no pyplot: no state, no display
 
@@ -124,8 +141,9 @@ def _axes(label: str, metric: str):
 
 def _as_url(axes) -> str:
     if axes.lines:
-        axes.figure.legend(loc="outside upper right", ncols=4, columnspacing=1, handletextpad=0.3,
-                           frameon=False, fontsize="small")
+        axes.figure.legend(
+            loc="outside upper right", ncols=4, columnspacing=1, handletextpad=0.3, frameon=False, fontsize="small"
+        )
     buffer = io.BytesIO()
     axes.figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -137,20 +155,29 @@ def _plain(text: str) -> str:
 
 
 def _progress_chart(trials, metric, maximize):
-    ended = sorted((trial for trial in trials
-                    if objective_value(trial) is not None and "TrainingEndTime" in trial),
-                   key=lambda trial: _moment(trial["TrainingEndTime"]))
+    ended = sorted(
+        (trial for trial in trials if objective_value(trial) is not None and "TrainingEndTime" in trial),
+        key=lambda trial: _moment(trial["TrainingEndTime"]),
+    )
     axes = _axes("minutes since the start", _plain(metric))
     if ended:
         start = min(_moment(trial["CreationTime"]) for trial in trials)
         minutes = [(_moment(trial["TrainingEndTime"]) - start).total_seconds() / 60 for trial in ended]
         values = [objective_value(trial) for trial in ended]
         better = max if maximize else min
-        axes.step(minutes, [better(values[:count]) for count in range(1, len(values) + 1)], where="post",
-                  color=_ORANGE, label="best so far")
+        axes.step(
+            minutes,
+            [better(values[:count]) for count in range(1, len(values) + 1)],
+            where="post",
+            color=_ORANGE,
+            label="best so far",
+        )
         for status, marker in (("Completed", "o"), ("Stopped", "x")):
-            points = [point for point, trial in zip(zip(minutes, values, strict=True), ended, strict=True)
-                      if trial["TrainingJobStatus"] == status]
+            points = [
+                point
+                for point, trial in zip(zip(minutes, values, strict=True), ended, strict=True)
+                if trial["TrainingJobStatus"] == status
+            ]
             if points:
                 axes.plot(*zip(*points, strict=True), marker, color=_BLUE, label=status.lower())
     return _as_url(axes)
@@ -172,15 +199,29 @@ def _range_chart(trials, metric, kind, entry, best):
         low, high = float(entry["MinValue"]), float(entry["MaxValue"])
         axes.set_xlim(low, high)
     for status, marker, color, label in (
-            ("Completed", "o", _BLUE, "completed"), ("Stopped", "x", _BLUE, "stopped"),
-            ("InProgress", "s", _GREY, "running")):
-        points = [(places[text] if categorical else float(text), objective_value(trial)) for trial in trials
-                  if trial["TrainingJobStatus"] == status and objective_value(trial) is not None
-                  and (text := trial.get("TunedHyperParameters", {}).get(name)) is not None]
+        ("Completed", "o", _BLUE, "completed"),
+        ("Stopped", "x", _BLUE, "stopped"),
+        ("InProgress", "s", _GREY, "running"),
+    ):
+        points = [
+            (places[text] if categorical else float(text), objective_value(trial))
+            for trial in trials
+            if trial["TrainingJobStatus"] == status
+            and objective_value(trial) is not None
+            and (text := trial.get("TunedHyperParameters", {}).get(name)) is not None
+        ]
         if points:
             axes.plot(*zip(*points, strict=True), marker, color=color, label=label, clip_on=False)
     if best and name in best.get("TunedHyperParameters", {}):
         text = best["TunedHyperParameters"][name]
-        axes.plot([places[text] if categorical else float(text)], [objective_value(best)], "D", color=_ORANGE,
-                  fillstyle="none", markersize=11, label="best", clip_on=False)
+        axes.plot(
+            [places[text] if categorical else float(text)],
+            [objective_value(best)],
+            "D",
+            color=_ORANGE,
+            fillstyle="none",
+            markersize=11,
+            label="best",
+            clip_on=False,
+        )
     return _as_url(axes)

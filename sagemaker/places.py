@@ -45,11 +45,27 @@ _EXIT_SECONDS = 10
 _FENCES = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108
 
 # What DescribeTrainingJob repeats of its request.
-_DESCRIBED = ("HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig",
-              "ResourceConfig", "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment",
-              "TuningJobName")
-_SUMMARISED = ("TrainingJobName", "TrainingJobStatus", "CreationTime", "TrainingStartTime", "TrainingEndTime",
-               "FailureReason")
+_DESCRIBED = (
+    "HyperParameters",
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "CheckpointConfig",
+    "Environment",
+    "TuningJobName",
+)
+_SUMMARISED = (
+    "TrainingJobName",
+    "TrainingJobStatus",
+    "CreationTime",
+    "TrainingStartTime",
+    "TrainingEndTime",
+    "FailureReason",
+)
 
 TUNING_RECORD = "tuning_job.json"
 TUNING_LOG = "tuning.log"
@@ -92,9 +108,16 @@ class LocalPlace:
             raise
         self._write_config(folder, request)
         lock = take_lock(folder)
-        record = {"TrainingJobName": name, "TrainingJobStatus": "InProgress", "SecondaryStatus": "Starting",
-                  "CreationTime": now(), **{key: request[key] for key in _DESCRIBED if key in request},
-                  "Place": self.name, "Cores": list(cores), **command}
+        record = {
+            "TrainingJobName": name,
+            "TrainingJobStatus": "InProgress",
+            "SecondaryStatus": "Starting",
+            "CreationTime": now(),
+            **{key: request[key] for key in _DESCRIBED if key in request},
+            "Place": self.name,
+            "Cores": list(cores),
+            **command,
+        }
         write_record(folder / RECORD, record)
         _spawn("runner.py", folder, lock, folder / LOG, secrets)
         return name
@@ -120,9 +143,12 @@ class LocalPlace:
         except FileNotFoundError:
             raise UserError(f"there is no job {name} in {self.runs}; `list` shows those there are") from None
         if not running and record["TrainingJobStatus"] not in FINAL:
-            record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Interrupted",
-                       "FailureReason": "InternalServerError: the job's process vanished; it was killed, or the "
-                                        "machine was restarted"}
+            record |= {
+                "TrainingJobStatus": "Failed",
+                "SecondaryStatus": "Interrupted",
+                "FailureReason": "InternalServerError: the job's process vanished; it was killed, or the "
+                "machine was restarted",
+            }
         return record
 
     def lines(self, name: str, *, follow: bool) -> Iterator[str]:
@@ -132,8 +158,11 @@ class LocalPlace:
         rest = b""
         position = 0
         while True:
-            ended = (self.describe_tuning(name)["HyperParameterTuningJobStatus"] if tuning
-                     else self.describe(name)["TrainingJobStatus"]) in FINAL
+            ended = (
+                self.describe_tuning(name)["HyperParameterTuningJobStatus"]
+                if tuning
+                else self.describe(name)["TrainingJobStatus"]
+            ) in FINAL
             if path.exists():
                 with path.open("rb") as file:
                     file.seek(position)
@@ -149,13 +178,16 @@ class LocalPlace:
 
     def metric_values(self, record: dict[str, Any], metric: str) -> list[float]:
         """The values of a metric in a job's log, an epoch each; [] where it is none of the job's."""
-        definitions = [definition for definition in record["AlgorithmSpecification"]["MetricDefinitions"]
-                       if definition["Name"] == metric]
+        definitions = [
+            definition
+            for definition in record["AlgorithmSpecification"]["MetricDefinitions"]
+            if definition["Name"] == metric
+        ]
         try:
             log = (self.folder(record["TrainingJobName"]) / LOG).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        whole_lines = log[:log.rfind("\n") + 1]
+        whole_lines = log[: log.rfind("\n") + 1]
         return metrics_in(whole_lines, definitions)[metric] if definitions else []
 
     def stop(self, name: str) -> None:
@@ -210,8 +242,10 @@ class LocalPlace:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(f"there is a job {name} already, in {folder}; choose another --name, or go on with "
-                            f"it by tune --resume {name}") from None
+            raise UserError(
+                f"there is a job {name} already, in {folder}; choose another --name, or go on with "
+                f"it by tune --resume {name}"
+            ) from None
         try:
             for channel, source in s3_sources(request).items():  # downloaded once, and not in every trial
                 if source["S3Uri"].startswith("s3://"):
@@ -222,8 +256,14 @@ class LocalPlace:
             shutil.rmtree(folder)
             raise
         seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", random.SystemRandom().randrange(2**31))
-        record = {**request, "HyperParameterTuningJobStatus": "InProgress", "CreationTime": now(),
-                  "Place": self.name, "RandomSeed": seed, **ours}
+        record = {
+            **request,
+            "HyperParameterTuningJobStatus": "InProgress",
+            "CreationTime": now(),
+            "Place": self.name,
+            "RandomSeed": seed,
+            **ours,
+        }
         write_record(folder / TUNING_RECORD, record)
         self.resume_tuning(name)
         return name
@@ -236,8 +276,11 @@ class LocalPlace:
         """
         record = self.describe_tuning(name)
         deadline = time.monotonic() + _EXIT_SECONDS
-        while (lock := take_lock(self.folder(name))) is None and record["HyperParameterTuningJobStatus"] in FINAL \
-                and time.monotonic() < deadline:  # it has written its last word and is about to exit
+        while (
+            (lock := take_lock(self.folder(name))) is None
+            and record["HyperParameterTuningJobStatus"] in FINAL
+            and time.monotonic() < deadline
+        ):  # it has written its last word and is about to exit
             time.sleep(_POLL_SECONDS)
         if lock is None:
             raise UserError(f"the tuning job {name} is running; `logs {name}` follows it")
@@ -263,12 +306,13 @@ class LocalPlace:
         try:
             record = read_record(folder / TUNING_RECORD)
         except FileNotFoundError:
-            raise UserError(f"there is no tuning job {name} in {self.runs}; `list` shows those there are") \
-                from None
+            raise UserError(f"there is no tuning job {name} in {self.runs}; `list` shows those there are") from None
         if not running and record["HyperParameterTuningJobStatus"] not in FINAL:
-            record |= {"HyperParameterTuningJobStatus": "Failed",
-                       "FailureReason": "InternalServerError: the search's process vanished; "
-                                        f"tune --resume {name} goes on where it was"}
+            record |= {
+                "HyperParameterTuningJobStatus": "Failed",
+                "FailureReason": "InternalServerError: the search's process vanished; "
+                f"tune --resume {name} goes on where it was",
+            }
         return record
 
     def trials(self, name: str) -> list[dict[str, Any]]:
@@ -325,11 +369,21 @@ class LocalPlace:
         mode = request["AlgorithmSpecification"].get("TrainingInputMode", "File")
         config = {
             "hyperparameters": request.get("HyperParameters", {}),
-            "inputdataconfig": {channel: {"TrainingInputMode": mode, "S3DistributionType": "FullyReplicated",
-                                          "RecordWrapperType": "None"} for channel in s3_sources(request)},
+            "inputdataconfig": {
+                channel: {
+                    "TrainingInputMode": mode,
+                    "S3DistributionType": "FullyReplicated",
+                    "RecordWrapperType": "None",
+                }
+                for channel in s3_sources(request)
+            },
             # Not the request's instance: the job would look for its GPU.
-            "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0",
-                               "current_instance_type": "local"},
+            "resourceconfig": {
+                "current_host": "algo-1",
+                "hosts": ["algo-1"],
+                "network_interface_name": "eth0",
+                "current_instance_type": "local",
+            },
         }
         if "CheckpointConfig" in request:
             (folder / "checkpoints").mkdir(exist_ok=True)
@@ -368,8 +422,18 @@ class DockerPlace(LocalPlace):
         if not shutil.which("docker"):
             raise UserError("the docker command is not installed; install it, or run --on local")
         name = request["TrainingJobName"]
-        command = ["docker", "run", "--rm", "--name", name, "--user", f"{os.getuid()}:{os.getgid()}",
-                   "--volume", f"{folder}:/opt/ml", *_FENCES]
+        command = [
+            "docker",
+            "run",
+            "--rm",
+            "--name",
+            name,
+            "--user",
+            f"{os.getuid()}:{os.getgid()}",
+            "--volume",
+            f"{folder}:/opt/ml",
+            *_FENCES,
+        ]
         network = "none" if request.get("EnableNetworkIsolation") else self._network
         if network:
             command += ["--network", network]
@@ -400,17 +464,27 @@ class DockerPlace(LocalPlace):
             raise UserError("the job's KYDB is on AWS, and no AWS credentials were found; run `aws configure`")
         keys = found.get_frozen_credentials()
         endpoints = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
-        variables = {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key,
-                     "AWS_SESSION_TOKEN": keys.token, "AWS_DEFAULT_REGION": session.region_name}
+        variables = {
+            "AWS_ACCESS_KEY_ID": keys.access_key,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+            "AWS_SESSION_TOKEN": keys.token,
+            "AWS_DEFAULT_REGION": session.region_name,
+        }
         return endpoints | {name: value for name, value in variables.items() if value}
 
 
 def _spawn(program: str, folder: Path, lock: int, log: Path, variables: dict[str, str]) -> None:
     """Starts the process that owns a job's folder, in a session of its own, and hands it the lock."""
     with log.open("ab") as output:
-        subprocess.Popen([sys.executable, _HERE / program, folder, str(lock)], pass_fds=[lock],
-                         start_new_session=True, env={**os.environ, **variables},
-                         stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        subprocess.Popen(
+            [sys.executable, _HERE / program, folder, str(lock)],
+            pass_fds=[lock],
+            start_new_session=True,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
     os.close(lock)
 
 
@@ -428,5 +502,6 @@ def _kydb_urls(request: dict[str, Any]) -> list[str]:
 
 def _kydb_folders(request: dict[str, Any]) -> list[str]:
     """Folders of the files:// KYDBs, mounted where they are, so that their URLs hold in the container."""
-    return sorted({"/" + url.removeprefix("files://").strip("/") for url in _kydb_urls(request)
-                   if url.startswith("files://")})
+    return sorted(
+        {"/" + url.removeprefix("files://").strip("/") for url in _kydb_urls(request) if url.startswith("files://")}
+    )

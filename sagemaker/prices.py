@@ -30,16 +30,21 @@ def estimate(request: dict[str, Any], region: str) -> str:
     if hourly is None:
         return f"estimated cost: unknown ({_unknown(resources, region)})"
     spot = ", less on spot" if job.get("EnableManagedSpotTraining") else ""
-    return (f"estimated cost: at most {hourly * seconds / 3600:.2f} USD, if it runs for all of {seconds} s "
-            f"({hourly} USD an hour in {_DATE}{spot}; disk not counted)")
+    return (
+        f"estimated cost: at most {hourly * seconds / 3600:.2f} USD, if it runs for all of {seconds} s "
+        f"({hourly} USD an hour in {_DATE}{spot}; disk not counted)"
+    )
 
 
 def bill(description: dict[str, Any], region: str) -> str:
     """One line: the billed seconds of an ended job and what they cost."""
     seconds = description["BillableTimeInSeconds"]
     hourly = _hourly(description["ResourceConfig"], region)
-    cost = f"unknown ({_unknown(description['ResourceConfig'], region)})" if hourly is None else \
-        f"about {hourly * seconds / 3600:.4f} USD at {hourly} USD an hour ({_DATE})"
+    cost = (
+        f"unknown ({_unknown(description['ResourceConfig'], region)})"
+        if hourly is None
+        else f"about {hourly * seconds / 3600:.4f} USD at {hourly} USD an hour ({_DATE})"
+    )
     saved = description.get("TrainingTimeInSeconds", seconds) - seconds
     return f"billed: {seconds} s" + (f", {saved} s saved by spot" if saved > 0 else "") + f"; cost: {cost}"
 

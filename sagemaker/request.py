@@ -21,7 +21,8 @@ import botocore.session
 import yaml
 
 from ml.errors import UserError
-from ml.settings import METRICS, SETTINGS, metric_definitions, parse_value, problems_with, unknown_name
+from ml.metrics import METRICS, metric_definitions
+from ml.settings import SETTINGS, parse_value, problems_with, unknown_name
 
 TRAINING = "CreateTrainingJob"
 TUNING = "CreateHyperParameterTuningJob"
@@ -32,8 +33,7 @@ PLACEHOLDER_ACCOUNT = "111122223333"
 _MAX_RUNTIME_SECONDS = 28 * 24 * 3600
 _MAX_HYPERPARAMETERS = 100
 _MAX_RANGES = 30
-RANGE_KINDS = {"IntegerParameterRanges": int, "ContinuousParameterRanges": float,
-               "CategoricalParameterRanges": str}
+RANGE_KINDS = {"IntegerParameterRanges": int, "ContinuousParameterRanges": float, "CategoricalParameterRanges": str}
 
 
 class WrongRequest(UserError):
@@ -66,11 +66,15 @@ def read_request(path: Path, operation: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"the request {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(request, dict):
-        raise UserError(f"the request {path} must be a mapping such as sagemaker/training_job.yaml, "
-                        f"received {type(request).__name__}")
+        raise UserError(
+            f"the request {path} must be a mapping such as sagemaker/training_job.yaml, "
+            f"received {type(request).__name__}"
+        )
     if operation_of(request) != operation:
-        raise UserError(f"the request {path} {'has no' if operation == TUNING else 'has a'} "
-                        f"HyperParameterTuningJobConfig; `train` takes a {TRAINING}, `tune` a {TUNING} request")
+        raise UserError(
+            f"the request {path} {'has no' if operation == TUNING else 'has a'} "
+            f"HyperParameterTuningJobConfig; `train` takes a {TRAINING}, `tune` a {TUNING} request"
+        )
     job = training_part(request)
     for name in ("HyperParameters", "StaticHyperParameters", "Environment"):
         if isinstance(job.get(name), dict):
@@ -162,8 +166,10 @@ def _entries(value: Any) -> list[dict[str, Any]]:
 
 def s3_sources(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Channel name to its S3DataSource; S3Uri is file:///... for a file or folder on this machine."""
-    sources = {str(channel.get("ChannelName")): _mapping(_mapping(channel.get("DataSource")).get("S3DataSource"))
-               for channel in _entries(training_part(request).get("InputDataConfig"))}
+    sources = {
+        str(channel.get("ChannelName")): _mapping(_mapping(channel.get("DataSource")).get("S3DataSource"))
+        for channel in _entries(training_part(request).get("InputDataConfig"))
+    }
     return {name: source for name, source in sources.items() if isinstance(source.get("S3Uri"), str)}
 
 
@@ -174,12 +180,14 @@ def local_path(uri: str) -> Path:
 
 def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
     """The request with file:// channels, which only local places have, in a form that the model accepts."""
+
     def replaced(value):
         if isinstance(value, dict):
             return {key: replaced(item) for key, item in value.items()}
         if isinstance(value, list):
             return [replaced(item) for item in value]
         return re.sub("^file:///", "s3://", value) if isinstance(value, str) else value
+
     part = training_part(request)
     if not any(source["S3Uri"].startswith("file:///") for source in s3_sources(request).values()):
         return request
@@ -189,10 +197,17 @@ def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
 
 # The service model: types, required and unknown keys, lengths, ranges, patterns, enumerations
 
-_TYPES = {"structure": (dict, "a mapping"), "map": (dict, "a mapping"), "list": (list, "a list"),
-          "string": (str, "text"), "integer": (int, "a whole number"), "long": (int, "a whole number"),
-          "float": ((int, float), "a number"), "double": ((int, float), "a number"),
-          "boolean": (bool, "true or false")}
+_TYPES = {
+    "structure": (dict, "a mapping"),
+    "map": (dict, "a mapping"),
+    "list": (list, "a list"),
+    "string": (str, "text"),
+    "integer": (int, "a whole number"),
+    "long": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "double": ((int, float), "a number"),
+    "boolean": (bool, "true or false"),
+}
 
 
 def _shape_problems(shape: botocore.model.Shape, value: Any, where: str) -> Iterator[str]:
@@ -233,8 +248,13 @@ def _structure_problems(shape, value, where):
 def _size_problems(shape, size, received, unit, where):
     low, high = shape.metadata.get("min", -math.inf), shape.metadata.get("max", math.inf)
     if not low <= size <= high:
-        allowed = f"be at least {low}" if high == math.inf else f"have {low} to {high} {unit}" if unit else \
-            f"be in [{low}, {high}]"
+        allowed = (
+            f"be at least {low}"
+            if high == math.inf
+            else f"have {low} to {high} {unit}"
+            if unit
+            else f"be in [{low}, {high}]"
+        )
         yield f"{where}: must {allowed}, received {received}"
 
 
@@ -264,6 +284,7 @@ def _short(value: Any) -> str:
 
 # What the model does not say
 
+
 def _training_problems(request):
     job = training_part(request)
     stopping = _mapping(job.get("StoppingCondition"))
@@ -271,21 +292,31 @@ def _training_problems(request):
     at = _at(request)
     spot = job.get("EnableManagedSpotTraining") is True
     if isinstance(runtime, int) and runtime > _MAX_RUNTIME_SECONDS:
-        yield (f"{at}StoppingCondition.MaxRuntimeInSeconds: must be at most {_MAX_RUNTIME_SECONDS} (28 days), "
-               f"received {runtime}")
+        yield (
+            f"{at}StoppingCondition.MaxRuntimeInSeconds: must be at most {_MAX_RUNTIME_SECONDS} (28 days), "
+            f"received {runtime}"
+        )
     if spot and wait is None:
-        yield (f"{at}StoppingCondition.MaxWaitTimeInSeconds: missing; spot training needs it, at least "
-               f"MaxRuntimeInSeconds ({runtime})")
+        yield (
+            f"{at}StoppingCondition.MaxWaitTimeInSeconds: missing; spot training needs it, at least "
+            f"MaxRuntimeInSeconds ({runtime})"
+        )
     elif spot and isinstance(wait, int) and isinstance(runtime, int) and wait < runtime:
-        yield (f"{at}StoppingCondition.MaxWaitTimeInSeconds: must be at least MaxRuntimeInSeconds ({runtime}), "
-               f"received {wait}")
+        yield (
+            f"{at}StoppingCondition.MaxWaitTimeInSeconds: must be at least MaxRuntimeInSeconds ({runtime}), "
+            f"received {wait}"
+        )
     elif not spot and wait is not None:
-        yield (f"{at}StoppingCondition.MaxWaitTimeInSeconds: only spot training has it, received {wait}; remove "
-               "it or set EnableManagedSpotTraining: true")
+        yield (
+            f"{at}StoppingCondition.MaxWaitTimeInSeconds: only spot training has it, received {wait}; remove "
+            "it or set EnableManagedSpotTraining: true"
+        )
     resources = _mapping(job.get("ResourceConfig"))
     if spot and resources.get("KeepAlivePeriodInSeconds"):
-        yield (f"{at}ResourceConfig.KeepAlivePeriodInSeconds: a spot instance cannot be kept warm, received "
-               f"{resources['KeepAlivePeriodInSeconds']}; remove it or --spot")
+        yield (
+            f"{at}ResourceConfig.KeepAlivePeriodInSeconds: a spot instance cannot be kept warm, received "
+            f"{resources['KeepAlivePeriodInSeconds']}; remove it or --spot"
+        )
     algorithm = _mapping(job.get("AlgorithmSpecification"))
     if not algorithm.get("TrainingImage"):
         yield f"{at}AlgorithmSpecification.TrainingImage: missing; give --image, such as the one `push` prints"
@@ -296,8 +327,9 @@ def _training_problems(request):
                 yield f"{where}: must have a group for the value, received {_short(regex)}"
         except re.error as error:
             yield f"{where}: is no regular expression ({error}), received {_short(regex)}"
-    for name, times in Counter(str(channel.get("ChannelName")) for channel
-                               in _entries(job.get("InputDataConfig"))).items():
+    for name, times in Counter(
+        str(channel.get("ChannelName")) for channel in _entries(job.get("InputDataConfig"))
+    ).items():
         if times > 1:
             yield f"{at}InputDataConfig: channel names must differ, received {name!r} {times} times"
     yield from _hyperparameter_problems(request, resources, at)
@@ -308,8 +340,10 @@ def _elsewhere_problems(request):
     here = s3_sources(request)
     for entry in _entries(training_part(request).get("InputDataConfig")):
         if (name := str(entry.get("ChannelName"))) not in here:
-            yield (f"{_at(request)}InputDataConfig.{name}: must be in S3 or on this machine, received "
-                   f"{_short(entry.get('DataSource'))}; other sources exist on aws alone")
+            yield (
+                f"{_at(request)}InputDataConfig.{name}: must be in S3 or on this machine, received "
+                f"{_short(entry.get('DataSource'))}; other sources exist on aws alone"
+            )
 
 
 def _hyperparameter_problems(request, resources, at):
@@ -322,22 +356,30 @@ def _hyperparameter_problems(request, resources, at):
         yield f"{at_parameters}: {problem}"
     count = resources.get("InstanceCount", 1)
     if isinstance(count, int) and count > 1:
-        yield (f"{at}ResourceConfig.InstanceCount: must be 1, since a job trains on one host, received {count}; "
-               "choose an instance with more GPUs")
+        yield (
+            f"{at}ResourceConfig.InstanceCount: must be 1, since a job trains on one host, received {count}; "
+            "choose an instance with more GPUs"
+        )
     channel = values.get("prices_channel", SETTINGS["prices_channel"].default)
     channels = [str(entry.get("ChannelName")) for entry in _entries(training_part(request).get("InputDataConfig"))]
     if values.get("prices_db") and channel in channels:
-        yield (f"{at}InputDataConfig.{channel}: would not be read, since {at_parameters}.prices_db is "
-               f"{values['prices_db']!r}; remove one of them")
+        yield (
+            f"{at}InputDataConfig.{channel}: would not be read, since {at_parameters}.prices_db is "
+            f"{values['prices_db']!r}; remove one of them"
+        )
     if not values.get("prices_db") and channel not in channels:
-        yield (f"{at}InputDataConfig: must have the channel {channel!r} with the price history where "
-               f"{at_parameters} has no prices_db, received {', '.join(channels) or 'no channel'}; give --prices FILE, "
-               f"--channel {channel}=s3://... or --set prices_db=URL")
+        yield (
+            f"{at}InputDataConfig: must have the channel {channel!r} with the price history where "
+            f"{at_parameters} has no prices_db, received {', '.join(channels) or 'no channel'}; give --prices FILE, "
+            f"--channel {channel}=s3://... or --set prices_db=URL"
+        )
     if training_part(request).get("EnableNetworkIsolation"):
         for name in ("prices_db", "model_db"):
             if values.get(name) and not values[name].startswith("files://"):
-                yield (f"{at_parameters}.{name}: cannot be reached with EnableNetworkIsolation: true, received "
-                       f"{values[name]!r}; read prices from a channel and `publish` the model afterwards")
+                yield (
+                    f"{at_parameters}.{name}: cannot be reached with EnableNetworkIsolation: true, received "
+                    f"{values[name]!r}; read prices from a channel and `publish` the model afterwards"
+                )
 
 
 def _at(request):
@@ -367,23 +409,28 @@ def _tuning_problems(request, place):
         yield f"{at}.ParameterRanges: must be at most {_MAX_RANGES} ranges in total, received {len(ranges)}"
     total = len(static) + len(ranges) + 1  # SageMaker adds _tuning_objective_metric
     if total > _MAX_HYPERPARAMETERS:
-        yield (f"TrainingJobDefinition.StaticHyperParameters: static, tuned and SageMaker's own must be at most "
-               f"{_MAX_HYPERPARAMETERS} together, received {total}")
+        yield (
+            f"TrainingJobDefinition.StaticHyperParameters: static, tuned and SageMaker's own must be at most "
+            f"{_MAX_HYPERPARAMETERS} together, received {total}"
+        )
     counts = Counter(str(entry.get("Name")) for _, entry in ranges)
     for name, times in counts.items():
         if times > 1:
             yield f"{at}.ParameterRanges: {name} must have one range, received {times}"
         if name in static:
-            yield (f"TrainingJobDefinition.StaticHyperParameters.{name}: is tuned as well, received "
-                   f"{static[name]!r}; keep the range or the value")
+            yield (
+                f"TrainingJobDefinition.StaticHyperParameters.{name}: is tuned as well, received "
+                f"{static[name]!r}; keep the range or the value"
+            )
     for kind, entry in ranges:
         yield from _range_problems(kind, entry, own_script="sagemaker_program" in static)
     yield from _objective_problems(request, config, static)
     yield from _strategy_problems(config, ranges, static)
     criteria = _mapping(config.get("TuningJobCompletionCriteria"))
     for where, value in (
-            ("Autotune", request.get("Autotune")),
-            (f"{at}.TuningJobCompletionCriteria.ConvergenceDetected", criteria.get("ConvergenceDetected"))):
+        ("Autotune", request.get("Autotune")),
+        (f"{at}.TuningJobCompletionCriteria.ConvergenceDetected", criteria.get("ConvergenceDetected")),
+    ):
         if place != "aws" and value:
             yield f"{where}: only SageMaker does it, received {value!r}; remove it or tune --on aws"
 
@@ -403,11 +450,15 @@ def _range_problems(kind, entry, *, own_script):
         return
     if kind != "CategoricalParameterRanges" and field.type is not RANGE_KINDS[kind]:
         right = {int: "IntegerParameterRanges", float: "ContinuousParameterRanges"}.get(
-            field.type, "CategoricalParameterRanges")
+            field.type, "CategoricalParameterRanges"
+        )
         yield f"{at}: must be under {right}, since it is of type {field.type.__name__}, received {kind}"
         return
-    texts = entry.get("Values", []) if kind == "CategoricalParameterRanges" else \
-        [entry.get("MinValue"), entry.get("MaxValue")]
+    texts = (
+        entry.get("Values", [])
+        if kind == "CategoricalParameterRanges"
+        else [entry.get("MinValue"), entry.get("MaxValue")]
+    )
     try:
         bounds = [parse_value(name, text) for text in texts]
     except UserError as error:
@@ -422,8 +473,10 @@ def _range_problems(kind, entry, *, own_script):
     if scaling == "Logarithmic" and low <= 0:
         yield f"{at}: MinValue must be above 0 for ScalingType Logarithmic, received {texts[0]}"
     if scaling == "ReverseLogarithmic" and (kind != "ContinuousParameterRanges" or not 0 <= low < high < 1):
-        yield (f"{at}: ScalingType ReverseLogarithmic needs a continuous range within [0, 1), received "
-               f"{texts[0]} to {texts[1]} under {kind}")
+        yield (
+            f"{at}: ScalingType ReverseLogarithmic needs a continuous range within [0, 1), received "
+            f"{texts[0]} to {texts[1]} under {kind}"
+        )
 
 
 def objective_of(request: dict[str, Any]) -> tuple[str, bool]:
@@ -450,8 +503,10 @@ def _objective_problems(request, config, static):
     elif config.get("Strategy") == "Hyperband" and METRICS[name].once:
         yield f"{at}.MetricName: Hyperband needs a metric of every epoch, received {name!r}, which comes once a job"
     if "val_" in name and static.get("validation_fraction") in ("0", "0.0"):
-        yield (f"{at}.MetricName: {name!r} needs a validation part, received validation_fraction="
-               f"{static['validation_fraction']}")
+        yield (
+            f"{at}.MetricName: {name!r} needs a validation part, received validation_fraction="
+            f"{static['validation_fraction']}"
+        )
 
 
 def _strategy_problems(config, ranges, static):
@@ -460,30 +515,42 @@ def _strategy_problems(config, ranges, static):
     limits = _mapping(config.get("ResourceLimits"))
     most, parallel = limits.get("MaxNumberOfTrainingJobs"), limits.get("MaxParallelTrainingJobs")
     if isinstance(most, int) and isinstance(parallel, int) and parallel > most:
-        yield (f"{at}.ResourceLimits.MaxParallelTrainingJobs: must be at most MaxNumberOfTrainingJobs ({most}), "
-               f"received {parallel}")
+        yield (
+            f"{at}.ResourceLimits.MaxParallelTrainingJobs: must be at most MaxNumberOfTrainingJobs ({most}), "
+            f"received {parallel}"
+        )
     if strategy == "Grid":
         others = [str(entry.get("Name")) for kind, entry in ranges if kind != "CategoricalParameterRanges"]
         if others:
-            yield (f"{at}.Strategy: Grid takes CategoricalParameterRanges only, received other ranges of "
-                   f"{', '.join(others)}")
+            yield (
+                f"{at}.Strategy: Grid takes CategoricalParameterRanges only, received other ranges of "
+                f"{', '.join(others)}"
+            )
         points = math.prod(len(entry.get("Values", [])) for _, entry in ranges)
         if most is not None and most != points and not others:
-            yield (f"{at}.ResourceLimits.MaxNumberOfTrainingJobs: must be the grid's {points} points or be left "
-                   f"out, received {most}")
+            yield (
+                f"{at}.ResourceLimits.MaxNumberOfTrainingJobs: must be the grid's {points} points or be left "
+                f"out, received {most}"
+            )
     elif most is None:
         yield f"{at}.ResourceLimits.MaxNumberOfTrainingJobs: missing; {strategy} needs it"
     hyperband = _mapping(_mapping(config.get("StrategyConfig")).get("HyperbandStrategyConfig"))
     if strategy == "Hyperband":
         if config.get("TrainingJobEarlyStoppingType", "Off") != "Off":
-            yield (f"{at}.TrainingJobEarlyStoppingType: must be Off with Hyperband, which stops jobs itself, "
-                   f"received {config['TrainingJobEarlyStoppingType']!r}")
+            yield (
+                f"{at}.TrainingJobEarlyStoppingType: must be Off with Hyperband, which stops jobs itself, "
+                f"received {config['TrainingJobEarlyStoppingType']!r}"
+            )
         if "MaxResource" not in hyperband and "epochs" not in static:
-            yield (f"{at}.StrategyConfig.HyperbandStrategyConfig.MaxResource: missing; give it, or epochs in "
-                   "StaticHyperParameters")
+            yield (
+                f"{at}.StrategyConfig.HyperbandStrategyConfig.MaxResource: missing; give it, or epochs in "
+                "StaticHyperParameters"
+            )
         if hyperband.get("MinResource", 1) >= hyperband.get("MaxResource", math.inf):
-            yield (f"{at}.StrategyConfig.HyperbandStrategyConfig.MinResource: must be below MaxResource "
-                   f"({hyperband['MaxResource']}), received {hyperband['MinResource']}")
+            yield (
+                f"{at}.StrategyConfig.HyperbandStrategyConfig.MinResource: must be below MaxResource "
+                f"({hyperband['MaxResource']}), received {hyperband['MinResource']}"
+            )
         if any(entry.get("Name") == "epochs" for _, entry in ranges):
             yield f"{at}.ParameterRanges: epochs is Hyperband's resource and cannot be tuned as well"
     elif hyperband:
@@ -495,16 +562,24 @@ def _aws_problems(request):
     job, at = training_part(request), _at(request)
     for name in ("prices_db", "model_db"):
         if (url := str(hyperparameters_of(request).get(name, ""))).startswith("files:"):
-            yield (f"{_at_parameters(request)}.{name}: is a folder that SageMaker's instances do not have, received "
-                   f"{url!r}; use s3:// or dynamodb://, or for prices --prices FILE")
+            yield (
+                f"{_at_parameters(request)}.{name}: is a folder that SageMaker's instances do not have, received "
+                f"{url!r}; use s3:// or dynamodb://, or for prices --prices FILE"
+            )
     image = _mapping(job.get("AlgorithmSpecification")).get("TrainingImage")
     for name, value, cure in (
-            ("RoleArn", job.get("RoleArn"), "--role or POSITION_TRAINER_ROLE"),
-            ("AlgorithmSpecification.TrainingImage", image, "--image or POSITION_TRAINER_IMAGE (`push` prints it)"),
-            ("OutputDataConfig.S3OutputPath", _mapping(job.get("OutputDataConfig")).get("S3OutputPath"),
-             "--bucket or POSITION_TRAINER_BUCKET"),
-            ("CheckpointConfig.S3Uri", _mapping(job.get("CheckpointConfig")).get("S3Uri"),
-             "--bucket or POSITION_TRAINER_BUCKET")):
+        ("RoleArn", job.get("RoleArn"), "--role or POSITION_TRAINER_ROLE"),
+        ("AlgorithmSpecification.TrainingImage", image, "--image or POSITION_TRAINER_IMAGE (`push` prints it)"),
+        (
+            "OutputDataConfig.S3OutputPath",
+            _mapping(job.get("OutputDataConfig")).get("S3OutputPath"),
+            "--bucket or POSITION_TRAINER_BUCKET",
+        ),
+        (
+            "CheckpointConfig.S3Uri",
+            _mapping(job.get("CheckpointConfig")).get("S3Uri"),
+            "--bucket or POSITION_TRAINER_BUCKET",
+        ),
+    ):
         if PLACEHOLDER_ACCOUNT in str(value):
             yield f"{at}{name}: must be your account's, received the placeholder {value!r}; give {cure}"
-

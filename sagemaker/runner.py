@@ -87,8 +87,13 @@ def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[fl
 def signal_job(record: dict[str, Any], number: signal.Signals) -> None:
     """To a job's container where there is one: the docker command passes on signals, yet not SIGKILL."""
     container = record.get("Container")
-    if container and subprocess.run(["docker", "kill", "--signal", str(int(number)), container],
-                                    capture_output=True, check=False).returncode == 0:
+    if (
+        container
+        and subprocess.run(
+            ["docker", "kill", "--signal", str(int(number)), container], capture_output=True, check=False
+        ).returncode
+        == 0
+    ):
         return
     with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
         os.killpg(record["JobPid"], number)
@@ -113,14 +118,27 @@ class _Run:
         with (self._folder / LOG).open("ab") as log:
             try:
                 self._job = subprocess.Popen(
-                    record["Command"], cwd=self._folder, env={**os.environ, **record["CommandEnvironment"]},
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                    pass_fds=[self._lock])
+                    record["Command"],
+                    cwd=self._folder,
+                    env={**os.environ, **record["CommandEnvironment"]},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=[self._lock],
+                )
             except OSError as error:
-                write_record(self._folder / RECORD, record | {
-                    "TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "TrainingEndTime": now(),
-                    "FailureReason": f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
-                                     "install requirements.txt beside sagemaker/requirements.txt"})
+                write_record(
+                    self._folder / RECORD,
+                    record
+                    | {
+                        "TrainingJobStatus": "Failed",
+                        "SecondaryStatus": "Failed",
+                        "TrainingEndTime": now(),
+                        "FailureReason": f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
+                        "install requirements.txt beside sagemaker/requirements.txt",
+                    },
+                )
                 return
         record["JobPid"] = self._job.pid
         write_record(self._folder / RECORD, record)
@@ -137,8 +155,10 @@ class _Run:
                 self._stop("MaxRuntimeExceeded")
             if self._stopped_because and not told:
                 told, kill_at = True, elapsed + _STOP_SECONDS
-                write_record(self._folder / RECORD, self._record | {"TrainingJobStatus": "Stopping",
-                                                           "SecondaryStatus": "Stopping"})
+                write_record(
+                    self._folder / RECORD,
+                    self._record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"},
+                )
                 signal_job(self._record, signal.SIGTERM)
             if elapsed > kill_at:
                 kill_at = float("inf")
@@ -161,14 +181,19 @@ class _Run:
         found = metrics_in(log, record["AlgorithmSpecification"]["MetricDefinitions"])
         record["FinalMetricDataList"] = [
             {"MetricName": name, "Value": values[-1] if values[-1] == values[-1] else None}
-            for name, values in found.items() if values]  # None: JSON has no nan
+            for name, values in found.items()
+            if values
+        ]  # None: JSON has no nan
         if self._stopped_because:
             record |= {"TrainingJobStatus": "Stopped", "SecondaryStatus": self._stopped_because}
         elif code == 0:
             record |= {"TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"}
         else:
-            record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed",
-                       "FailureReason": self._failure_reason(code, log)}
+            record |= {
+                "TrainingJobStatus": "Failed",
+                "SecondaryStatus": "Failed",
+                "FailureReason": self._failure_reason(code, log),
+            }
         write_record(folder / RECORD, record)
 
     def _failure_reason(self, code: int, log: str) -> str:
@@ -177,16 +202,24 @@ class _Run:
             lines = [line for line in log.splitlines() if line.strip() and "docker run --help" not in line]
             # Docker says the first before it pulls, and the second where that worked: then the fault is another.
             missing = "Unable to find image" in log and "Status: Downloaded newer image" not in log
-            what = f"there is no image {self._record['AlgorithmSpecification']['TrainingImage']} here (`make image` " \
-                   "builds it, --image names another) and it cannot be pulled" if missing else \
-                   "the container did not start"
+            what = (
+                f"there is no image {self._record['AlgorithmSpecification']['TrainingImage']} here (`make image` "
+                "builds it, --image names another) and it cannot be pulled"
+                if missing
+                else "the container did not start"
+            )
             return f"ClientError: {what}: {lines[-1] if lines else 'see the log'}"
         text = ""
         with contextlib.suppress(OSError):
             text = (self._folder / "output" / "failure").read_text(encoding="utf-8", errors="replace").strip()
         if not text:
-            text = f"the process was killed by {signal.Signals(-code).name}" if code < 0 else \
-                "the container was killed, out of memory perhaps" if code == 137 else "the job left no reason"
+            text = (
+                f"the process was killed by {signal.Signals(-code).name}"
+                if code < 0
+                else "the container was killed, out of memory perhaps"
+                if code == 137
+                else "the job left no reason"
+            )
             text += f"; see {self._folder / LOG}"
         return f"AlgorithmError: {text[:_FAILURE_CHARACTERS]}, exit code: {code if code > 0 else 128 - code}"
 

@@ -25,7 +25,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 import leaderboard
-from ml.settings import METRICS, SETTINGS
+from ml.metrics import METRICS
+from ml.settings import SETTINGS
 from places import TUNING_RECORD, place_on_this_machine
 from request import objective_of, ranges_of, training_part
 from runner import FINAL, now, read_record, write_record
@@ -38,8 +39,18 @@ _FAILURES = 3  # that many at the start, with no success, and the request is at 
 _RESTARTS = 3  # of one trial whose process vanishes
 
 # What a tuning job's definition passes on to each of its jobs.
-_PASSED_ON = ("AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig", "ResourceConfig",
-              "StoppingCondition", "EnableNetworkIsolation", "CheckpointConfig", "Environment", "VpcConfig")
+_PASSED_ON = (
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "CheckpointConfig",
+    "Environment",
+    "VpcConfig",
+)
 
 
 class MedianRule(optuna.pruners.BasePruner):
@@ -49,10 +60,13 @@ class MedianRule(optuna.pruners.BasePruner):
         """Whether the trial, as far as it is, should be stopped."""
         step = trial.last_step
         value = trial.intermediate_values[step]
-        averages = [statistics.fmean(values) for other in study.get_trials(deepcopy=False, states=(
-            TrialState.COMPLETE, TrialState.PRUNED)) if step in other.intermediate_values
+        averages = [
+            statistics.fmean(values)
+            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+            if step in other.intermediate_values
             for values in [[v for s, v in other.intermediate_values.items() if s <= step and math.isfinite(v)]]
-            if values]
+            if values
+        ]
         if len(averages) < _MEDIAN_OF or not math.isfinite(value):
             return False
         median = statistics.median(averages)
@@ -110,8 +124,7 @@ class Search:
         self._folder = folder
         self._record = read_record(folder / TUNING_RECORD)
         self._name = self._record["HyperParameterTuningJobName"]
-        self._place = place_on_this_machine(self._record["Place"], folder.parent,
-                                            self._record["DockerNetwork"])
+        self._place = place_on_this_machine(self._record["Place"], folder.parent, self._record["DockerNetwork"])
         self._config = self._record["HyperParameterTuningJobConfig"]
         self._static = self._record["TrainingJobDefinition"].get("StaticHyperParameters", {})
         self._ranges = [TunedRange(kind, entry) for kind, entry in ranges_of(self._record)]
@@ -119,8 +132,11 @@ class Search:
         # Such a metric comes when the training is over: there is nothing to stop early.
         self._comes_once = self._metric in METRICS and METRICS[self._metric].once
         limits = self._config["ResourceLimits"]
-        self._grid = list(itertools.product(*(range_.distribution.choices for range_ in self._ranges))) \
-            if self._config["Strategy"] == "Grid" else []
+        self._grid = (
+            list(itertools.product(*(range_.distribution.choices for range_ in self._ranges)))
+            if self._config["Strategy"] == "Grid"
+            else []
+        )
         self._most = len(self._grid) or limits["MaxNumberOfTrainingJobs"]
         self._parallel = limits["MaxParallelTrainingJobs"]
         self._most_seconds = limits.get("MaxRuntimeInSeconds", math.inf)
@@ -129,8 +145,12 @@ class Search:
         self._stop_asked = False
         self._began = datetime.now()
         self._study = optuna.create_study(
-            study_name=self._name, storage=f"sqlite:///{folder / 'search.db'}", load_if_exists=True,
-            direction="maximize" if self._maximize else "minimize", pruner=self._pruner())
+            study_name=self._name,
+            storage=f"sqlite:///{folder / 'search.db'}",
+            load_if_exists=True,
+            direction="maximize" if self._maximize else "minimize",
+            pruner=self._pruner(),
+        )
         self._warm_trials = self._take_over_parents()
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -140,8 +160,10 @@ class Search:
         self._record |= {"HyperParameterTuningJobStatus": "InProgress", "SearchPid": os.getpid()}
         self._save()
         running = self._running
-        running |= {trial.number: Trial(self._study, trial._trial_id)
-                    for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+        running |= {
+            trial.number: Trial(self._study, trial._trial_id)
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        }
         used, resumed = self._record.get("SecondsUsed", 0), time.monotonic()
         for trial in running.values():
             self._continue(trial)
@@ -204,22 +226,32 @@ class Search:
 
     def _take_over_parents(self) -> int:
         """Tells the study of the trials of earlier tuning jobs; returns how many, before any of its own."""
-        known = {trial.user_attrs["parent"] for trial in self._study.get_trials(deepcopy=False)
-                 if "parent" in trial.user_attrs}
+        known = {
+            trial.user_attrs["parent"]
+            for trial in self._study.get_trials(deepcopy=False)
+            if "parent" in trial.user_attrs
+        }
         count = len(known)
         parents = self._record.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
         for parent in parents if self._asked_own() == 0 else []:
             for trial in self._place.trials(parent["HyperParameterTuningJobName"]):
                 objective = trial.get("FinalHyperParameterTuningJobObjectiveMetric", {})
                 job, tuned = trial["TrainingJobName"], trial["TunedHyperParameters"]
-                if job in known or trial["TrainingJobStatus"] != "Completed" \
-                        or objective.get("MetricName") != self._metric:
+                if (
+                    job in known
+                    or trial["TrainingJobStatus"] != "Completed"
+                    or objective.get("MetricName") != self._metric
+                ):
                     continue
                 try:
-                    self._study.add_trial(optuna.trial.create_trial(
-                        params={range_.name: range_.parse(tuned[range_.name]) for range_ in self._ranges},
-                        distributions={range_.name: range_.distribution for range_ in self._ranges},
-                        value=objective["Value"], user_attrs={"parent": job}))
+                    self._study.add_trial(
+                        optuna.trial.create_trial(
+                            params={range_.name: range_.parse(tuned[range_.name]) for range_ in self._ranges},
+                            distributions={range_.name: range_.distribution for range_ in self._ranges},
+                            value=objective["Value"],
+                            user_attrs={"parent": job},
+                        )
+                    )
                     count += 1
                 except (KeyError, ValueError):
                     self._log(f"{job} lies outside this search's ranges and teaches it nothing")
@@ -234,8 +266,11 @@ class Search:
             return "stopped"
         if seconds > self._most_seconds:
             return f"MaxRuntimeInSeconds, {self._most_seconds}, is used up"
-        ended = [trial for trial in self._study.get_trials(deepcopy=False)
-                 if trial.state.is_finished() and "parent" not in trial.user_attrs]
+        ended = [
+            trial
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and "parent" not in trial.user_attrs
+        ]
         values = [trial.value for trial in ended if trial.value is not None]
         # Of this process: a search that failed may go on once the cause is mended.
         if sum(trial.datetime_complete > self._began for trial in ended) >= _FAILURES and not values:
@@ -266,18 +301,20 @@ class Search:
         definition = training_part(self._record)
         parameters = self._static | tuned | {"_tuning_objective_metric": self._metric}
         request = {key: definition[key] for key in _PASSED_ON if key in definition}
-        request |= {"TrainingJobName": self._job(trial.number), "HyperParameters": parameters,
-                    "TuningJobName": self._name}
+        request |= {
+            "TrainingJobName": self._job(trial.number),
+            "HyperParameters": parameters,
+            "TuningJobName": self._name,
+        }
         self._place.start(request, cores=self._free_cores())
-        self._log(f"{self._job(trial.number)} started: "
-                  + " ".join(f"{name}={value}" for name, value in tuned.items()))
+        self._log(f"{self._job(trial.number)} started: " + " ".join(f"{name}={value}" for name, value in tuned.items()))
 
     def _free_cores(self) -> list[int]:
         """A share of the cores that no running trial has; none where trials run one at a time."""
         if self._parallel == 1:
             return []
         cores = sorted(os.sched_getaffinity(0))
-        shares = [cores[slot::self._parallel] or [cores[slot % len(cores)]] for slot in range(self._parallel)]
+        shares = [cores[slot :: self._parallel] or [cores[slot % len(cores)]] for slot in range(self._parallel)]
         for job in map(self._job, self._running):
             taken = self._place.describe(job)["Cores"] if self._place.has(job) else []
             if taken in shares:
@@ -306,8 +343,12 @@ class Search:
         known = len(frozen.intermediate_values)
         for step, value in enumerate(values[known:], known + 1):
             trial.report(value, step)
-            if record["TrainingJobStatus"] == "InProgress" and "stopped_early" not in trial.user_attrs \
-                    and not self._comes_once and trial.should_prune():
+            if (
+                record["TrainingJobStatus"] == "InProgress"
+                and "stopped_early" not in trial.user_attrs
+                and not self._comes_once
+                and trial.should_prune()
+            ):
                 trial.set_user_attr("stopped_early", True)
                 self._log(f"{job} stopped early at {self._metric}={value:.6g} after epoch {step}")
                 self._place.stop(job)
@@ -351,19 +392,26 @@ class Search:
 
     def fail(self, error: Exception) -> None:
         """Ends the search, but not its running trials, for a reason that is none of theirs."""
-        self._record |= {"HyperParameterTuningJobStatus": "Failed", "HyperParameterTuningEndTime": now(),
-                         "FailureReason": f"{type(error).__name__}: {error}; go on by tune --resume {self._name}"}
+        self._record |= {
+            "HyperParameterTuningJobStatus": "Failed",
+            "HyperParameterTuningEndTime": now(),
+            "FailureReason": f"{type(error).__name__}: {error}; go on by tune --resume {self._name}",
+        }
         write_record(self._folder / TUNING_RECORD, self._record)
 
     def _end(self, because: str) -> None:
         failed = because == "failures" or not any(
-            trial.value is not None for trial in self._study.get_trials(deepcopy=False))
+            trial.value is not None for trial in self._study.get_trials(deepcopy=False)
+        )
         status = "Stopped" if self._stop_asked else "Failed" if failed else "Completed"
         trials = self._place.trials(self._name)
         if status == "Failed":
             reasons = [trial["FailureReason"] for trial in trials if "FailureReason" in trial]
-            self._record["FailureReason"] = f"All training jobs failed; the last: {reasons[-1]}" if reasons else \
-                f"No training job printed {self._metric}"
+            self._record["FailureReason"] = (
+                f"All training jobs failed; the last: {reasons[-1]}"
+                if reasons
+                else f"No training job printed {self._metric}"
+            )
         elif because:
             self._record["CompletionReason"] = because
         self._record |= {"HyperParameterTuningJobStatus": status, "HyperParameterTuningEndTime": now()}

@@ -32,7 +32,8 @@ def image():
     """The image, built from the checkout."""
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         pytest.skip("no Docker engine answers (DOCKER_HOST); .ci/run starts one where it can")
-    built = subprocess.run(["make", "--silent", "image", f"IMAGE={IMAGE}"], cwd=_REPOSITORY, capture_output=True,
-                           text=True, check=False)
+    built = subprocess.run(
+        ["make", "--silent", "image", f"IMAGE={IMAGE}"], cwd=_REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     return IMAGE

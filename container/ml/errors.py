@@ -1,4 +1,6 @@
-"""The one error class that a user is meant to read."""
+"""The error that a user is meant to read, and how text from outside is shown in messages and logs."""
+
+import re
 
 
 class UserError(ValueError):
@@ -7,3 +9,20 @@ class UserError(ValueError):
     Its message is one line that stands alone: what is wrong, where, what was received, what to do.
     Every other exception is a fault of this program or of the platform and keeps its traceback.
     """
+
+
+def printable(text: str) -> str:
+    """The text as one line, with escapes for control characters and for what UTF-8 cannot encode."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in " ".join(text.split())
+    )
+
+
+def redacted(text: str) -> str:
+    """The text without the user names and passwords that URLs in it hold."""
+    return re.sub(r"//[^/@]*@", "//...@", text)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line, without the secrets that URLs in it may hold."""
+    return redacted(" ".join(f"{type(error).__name__}: {error}".split()))

@@ -22,8 +22,9 @@ class OptimalPositionGenerator:
         spread: ask minus bid, in price units, where the series has only mid.
     """
 
-    def __init__(self, ts, start_date: date | datetime, end_date: date | datetime, horizon: int = 300,
-                 spread: float = 0.0):
+    def __init__(
+        self, ts, start_date: date | datetime, end_date: date | datetime, horizon: int = 300, spread: float = 0.0
+    ):
         self._ts, self._start, self._end = ts, start_date, end_date
         self._horizon, self._spread = horizon, spread
 
@@ -50,18 +51,26 @@ def optimal_positions(frame: pd.DataFrame, horizon: int = 300, spread: float = 0
         UserError: there are no more rows than the horizon.
     """
     if len(frame) <= horizon:
-        raise UserError(f"{len(frame):,} rows are too few to label with optimal positions that look {horizon:,} "
-                        f"rows ahead; use more than {horizon:,} rows or a smaller horizon")
+        raise UserError(
+            f"{len(frame):,} rows are too few to label with optimal positions that look {horizon:,} "
+            f"rows ahead; use more than {horizon:,} rows or a smaller horizon"
+        )
     mid = frame["mid"]
     bid, ask = (frame["bid"], frame["ask"]) if "bid" in frame else (mid - spread / 2, mid + spread / 2)
     future = mid.rolling(horizon - _FIRST_MINUTE + 1)
-    result = pd.DataFrame({
-        "bid": bid, "ask": ask, "mid": mid,
-        # The extremes that end at row t+horizon, moved to row t.
-        "future_min": future.min().shift(-horizon), "future_max": future.max().shift(-horizon),
-    }).iloc[:len(frame) - horizon]
-    decided = np.select([result["bid"] > result["future_max"], result["ask"] < result["future_min"]],
-                        [-1.0, 1.0], np.nan)
+    result = pd.DataFrame(
+        {
+            "bid": bid,
+            "ask": ask,
+            "mid": mid,
+            # The extremes that end at row t+horizon, moved to row t.
+            "future_min": future.min().shift(-horizon),
+            "future_max": future.max().shift(-horizon),
+        }
+    ).iloc[: len(frame) - horizon]
+    decided = np.select(
+        [result["bid"] > result["future_max"], result["ask"] < result["future_min"]], [-1.0, 1.0], np.nan
+    )
     return result.assign(position=pd.Series(decided, result.index).ffill().fillna(0.0))
 
 

@@ -1,8 +1,7 @@
-"""Every hyperparameter and every metric, declared once.
+"""Every hyperparameter, declared once.
 
-The job parses its hyperparameters with it, the launcher checks requests and generates metric
-definitions with it, the README's table is printed from it (`python -m ml.settings`). It imports
-nothing heavy, so the launcher starts fast.
+The job parses its hyperparameters with it, the launcher checks requests with it, and the table in the docs is
+printed from it (`python -m ml.settings`). It imports nothing heavy, so the launcher starts fast.
 """
 
 import contextlib
@@ -54,9 +53,21 @@ def _setting(default, text, *, interval=None, choices=(), scaling=None):
 PRESETS = {
     "default": {},
     "original": {  # the job that this project began with
-        "lookback": 1440, "nodes": 1024, "layers": 2, "dropout": 0.2, "epochs": 10, "batch_size": 4096,
-        "centred": False, "learning_rate": 0.001, "warmup_steps": 50, "schedule": "constant", "weight_decay": 0.0,
-        "label_smoothing": 0.0, "optimizer": "adam", "monitor": "val_loss", "patience": 0,
+        "lookback": 1440,
+        "nodes": 1024,
+        "layers": 2,
+        "dropout": 0.2,
+        "epochs": 10,
+        "batch_size": 4096,
+        "centred": False,
+        "learning_rate": 0.001,
+        "warmup_steps": 50,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+        "optimizer": "adam",
+        "monitor": "val_loss",
+        "patience": 0,
     },
 }
 
@@ -66,55 +77,56 @@ class Settings:
     """The hyperparameters of a job, parsed and checked; build it with `parse_settings`."""
 
     # Defaults are what did best on real prices before 2020 (`make research`).
-    preset: str = _setting(
-        "default", "named values for the settings that are not given", choices=tuple(PRESETS)
-    )
+    preset: str = _setting("default", "named values for the settings that are not given", choices=tuple(PRESETS))
     # The windows and the labels
     lookback: int = _setting(
-        240, "prices in a window, the predicted minute included",
-        interval="[2, 100000]", scaling="Logarithmic",
+        240,
+        "prices in a window, the predicted minute included",
+        interval="[2, 100000]",
+        scaling="Logarithmic",
     )
     horizon: int = _setting(
-        300, "minutes that an optimal position looks ahead; part of the purge before the validation rows",
+        300,
+        "minutes that an optimal position looks ahead; part of the purge before the validation rows",
         interval="[3, 100000]",
     )
-    spread: float = _setting(
-        0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)"
-    )
+    spread: float = _setting(0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)")
     # The network
     nodes: int = _setting(128, "units in a hidden layer", interval="[1, 65536]", scaling="Logarithmic")
     layers: int = _setting(2, "hidden layers", interval="[1, 32]", scaling="Linear")
-    dropout: float = _setting(
-        0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear"
-    )
+    dropout: float = _setting(0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear")
     centred: bool = _setting(
         True, "the network takes one half off its windows, which then lie around 0; it learns faster, also by heart"
     )
     # The training
-    epochs: int = _setting(
-        5, "passes over the training windows", interval="[1, 100000]", scaling="Linear"
-    )
+    epochs: int = _setting(5, "passes over the training windows", interval="[1, 100000]", scaling="Linear")
     batch_size: int = _setting(
         1024, "windows in a step, over all devices", interval="[1, 1048576]", scaling="Logarithmic"
     )
-    learning_rate: float = _setting(
-        0.001, "step size of the optimizer", interval="(0, 100]", scaling="Logarithmic"
-    )
+    learning_rate: float = _setting(0.001, "step size of the optimizer", interval="(0, 100]", scaling="Logarithmic")
     warmup_steps: int = _setting(
-        50, "steps in which the learning rate rises to its full size, at most half an epoch's",
-        interval="[0, 1000000]", scaling="Linear"
+        50,
+        "steps in which the learning rate rises to its full size, at most half an epoch's",
+        interval="[0, 1000000]",
+        scaling="Linear",
     )
     schedule: str = _setting(
-        "cosine", "the learning rate after the warm-up: constant, or a cosine that reaches 0 at the last step",
-        choices=("constant", "cosine"), scaling="Categorical",
+        "cosine",
+        "the learning rate after the warm-up: constant, or a cosine that reaches 0 at the last step",
+        choices=("constant", "cosine"),
+        scaling="Categorical",
     )
     weight_decay: float = _setting(
-        0.0, "share of a kernel, times the learning rate, taken off in a step; 0: none (adamw: Keras' 0.004)",
-        interval="[0, 100]", scaling="Logarithmic",
+        0.0,
+        "share of a kernel, times the learning rate, taken off in a step; 0: none (adamw: Keras' 0.004)",
+        interval="[0, 100]",
+        scaling="Logarithmic",
     )
     label_smoothing: float = _setting(
-        0.0, "how far training pulls the labels 0 and 1 towards one half; 1 would be all the way",
-        interval="[0, 1)", scaling="Linear",
+        0.0,
+        "how far training pulls the labels 0 and 1 towards one half; 1 would be all the way",
+        interval="[0, 1)",
+        scaling="Linear",
     )
     optimizer: str = _setting(
         "adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical"
@@ -126,35 +138,38 @@ class Settings:
         0.1, "share of the rows, the last ones, held out; 0 switches validation off", interval="[0, 1)"
     )
     folds: int = _setting(
-        1, "stretches of validation_fraction at the end that are validated in turn, each by a model of its own "
-        "trained on what came before; the last one's is kept", interval="[1, 100]",
+        1,
+        "stretches of validation_fraction at the end that are validated in turn, each by a model of its own "
+        "trained on what came before; the last one's is kept",
+        interval="[1, 100]",
     )
     monitor: str = _setting(
-        "val_loss", "validation metric that chooses the epoch whose weights are kept; last: no choice, the last "
-        "epoch's are", choices=("val_loss", "val_accuracy", "last"),
+        "val_loss",
+        "validation metric that chooses the epoch whose weights are kept; last: no choice, the last epoch's are",
+        choices=("val_loss", "val_accuracy", "last"),
     )
     patience: int = _setting(
-        0, "epochs without a better monitored metric before training stops; 0: train to the last epoch",
+        0,
+        "epochs without a better monitored metric before training stops; 0: train to the last epoch",
         interval="[0, 100000]",
     )
     precision: str = _setting(
-        "auto", "of the multiplications; auto takes what the hardware multiplies fastest",
+        "auto",
+        "of the multiplications; auto takes what the hardware multiplies fastest",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     # The data
     prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel")
     prices_key: str = _setting("/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history")
-    prices_channel: str = _setting(
-        "train", "channel with CSV or Parquet files, read where prices_db is empty"
-    )
+    prices_channel: str = _setting("train", "channel with CSV or Parquet files, read where prices_db is empty")
     start_date: datetime | None = _setting(None, "first day or time used (UTC); empty: the first there is")
-    end_date: datetime | None = _setting(
-        None, "last day or time used, included (UTC); empty: the last there is"
-    )
+    end_date: datetime | None = _setting(None, "last day or time used, included (UTC); empty: the last there is")
     # The results
     threshold: float = _setting(
-        0.0, "when following predictions, keep the position while the probability of buy is this near to 0.5",
-        interval="[0, 0.5)", scaling="Linear",
+        0.0,
+        "when following predictions, keep the position while the probability of buy is this near to 0.5",
+        interval="[0, 0.5)",
+        scaling="Linear",
     )
     model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only")
     model_key: str = _setting(
@@ -163,15 +178,15 @@ class Settings:
     )
     # The run
     checkpoint_seconds: int = _setting(
-        60, "seconds between checkpoints, where the job has a checkpoints folder; also one an epoch, and never more "
-            "than 1 % of the time", interval="[1, 86400]"
+        60,
+        "seconds between checkpoints, where the job has a checkpoints folder; also one an epoch, and never more "
+        "than 1 % of the time",
+        interval="[1, 86400]",
     )
     read_seconds: int = _setting(
         60, "seconds to keep trying where KYDB does not answer before the training", interval="[0, 86400]"
     )
-    publish_seconds: int = _setting(
-        300, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]"
-    )
+    publish_seconds: int = _setting(300, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]")
     kydb_timeout: int = _setting(
         20, "seconds without a byte after which a connection to KYDB counts as dead", interval="[1, 3600]"
     )
@@ -275,11 +290,15 @@ def parse_value(name: str, value: Any) -> Any:
     except ValueError as expected:
         raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
     if name in ("prices_db", "model_db") and (hidden := re.sub(r"//[^/;|]*@", "//...@", parsed)) != parsed:
-        raise UserError(f"hyperparameter {name} must not hold a user name or password, which SageMaker shows to all "
-                        f"who may describe the job, received {hidden}; see SECURITY.md for where they belong")
+        raise UserError(
+            f"hyperparameter {name} must not hold a user name or password, which SageMaker shows to all "
+            f"who may describe the job, received {hidden}; see SECURITY.md for where they belong"
+        )
     if name in ("prices_key", "model_key") and not _KEY.fullmatch(parsed):
-        raise UserError(f"hyperparameter {name} must be a key such as {field.default}, of printable characters and "
-                        f"no part that is empty or begins with a dot, received {value!r}")
+        raise UserError(
+            f"hyperparameter {name} must be a key such as {field.default}, of printable characters and "
+            f"no part that is empty or begins with a dot, received {value!r}"
+        )
     interval, choices = field.metadata["interval"], field.metadata["choices"]
     if interval and parsed not in interval:
         raise UserError(f"hyperparameter {name} must be in {interval}, received {value!r}")
@@ -315,18 +334,26 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
     values = PRESETS[values.get("preset", "default")] | values
     start, end = values.get("start_date"), values.get("end_date")
     if start and end and start >= end:
-        problems.append(f"hyperparameter start_date must be before end_date, received "
-                        f"{hyperparameters['start_date']!r} and {hyperparameters['end_date']!r}")
+        problems.append(
+            f"hyperparameter start_date must be before end_date, received "
+            f"{hyperparameters['start_date']!r} and {hyperparameters['end_date']!r}"
+        )
     if values.get("patience") and values.get("validation_fraction") == 0:
-        problems.append("hyperparameter patience needs a validation part, received validation_fraction=0; "
-                        "set patience=0 or a validation_fraction above 0")
+        problems.append(
+            "hyperparameter patience needs a validation part, received validation_fraction=0; "
+            "set patience=0 or a validation_fraction above 0"
+        )
     if values.get("patience") and values.get("monitor") == "last":
-        problems.append("hyperparameter patience needs a monitored metric, received monitor=last; set patience=0 "
-                        "or monitor=val_loss")
+        problems.append(
+            "hyperparameter patience needs a monitored metric, received monitor=last; set patience=0 "
+            "or monitor=val_loss"
+        )
     fraction = values.get("validation_fraction", SETTINGS["validation_fraction"].default)
     if values.get("folds", 1) > 1 and not 0 < values["folds"] * fraction < 1:
-        problems.append(f"hyperparameter folds times validation_fraction must be in (0, 1), received "
-                        f"{values['folds']} times {fraction}")
+        problems.append(
+            f"hyperparameter folds times validation_fraction must be in (0, 1), received "
+            f"{values['folds']} times {fraction}"
+        )
     return values, problems
 
 
@@ -340,87 +367,6 @@ def parse_settings(hyperparameters: Mapping[str, Any]) -> Settings:
     if problems:
         raise UserError("; ".join(problems))
     return Settings(**values)
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A number printed as `name=value`, once an epoch or once a job."""
-
-    name: str
-    help: str
-    goal: str | None = None  # Minimize or Maximize where it can be a tuning objective
-    once: bool = False  # printed once a job, after its training
-
-    @property
-    def regex(self) -> str:
-        """What finds the number in the log; anchored, so that `loss` is not found in `val_loss`."""
-        return rf"(?:^|\s){self.name}=(\S+)"
-
-
-METRICS = {metric.name: metric for metric in (
-    Metric("loss", "cross-entropy over the epoch's training windows, dropout on", "Minimize"),
-    Metric("accuracy", "share of the epoch's training windows predicted right, dropout on", "Maximize"),
-    Metric("val_loss", "cross-entropy over the validation windows", "Minimize"),
-    Metric("val_accuracy", "share of the validation windows predicted right", "Maximize"),
-    Metric("best_val_loss", "val_loss of the weights kept so far", "Minimize"),
-    Metric("best_val_accuracy", "val_accuracy of the weights kept so far", "Maximize"),
-    Metric("windows_per_second", "training windows a second"),
-    # Of the model that is kept, on its held-out rows (`ml.performance`)
-    *(Metric(name, text, goal, once=True) for name, text, goal in (
-        ("val_log_loss", "cross-entropy of the probabilities, in nats", "Minimize"),
-        ("val_brier", "mean squared difference of the probability of buy from the label", "Minimize"),
-        ("val_ece", "expected calibration error: mean distance of probability and share of buys, in ten bins",
-         "Minimize"),
-        ("val_auc", "area under the ROC curve", "Maximize"),
-        ("val_baseline_accuracy", "accuracy of the best baseline", None),
-        ("val_accuracy_gain", "accuracy minus the best baseline's", "Maximize"),
-        ("val_accuracy_gain_low", "lower end of its 95 % interval; above 0: skill", "Maximize"),
-        ("val_accuracy_gain_high", "upper end of its 95 % interval", None),
-        ("val_pnl", "profit of following the predictions with one unit, spread paid, in price units", "Maximize"),
-        ("val_sharpe", "its Sharpe ratio a year, of days", "Maximize"),
-        ("val_max_drawdown", "its deepest fall from a peak, in price units", "Minimize"),
-        ("val_turnover", "units it trades a day", "Minimize"),
-    )),
-    # Means over the folds, of the weights that each keeps
-    *(Metric(f"mean_{name}", f"mean over the folds of {text}", goal, once=True) for name, text, goal in (
-        ("val_loss", "best_val_loss", "Minimize"),
-        ("val_accuracy", "best_val_accuracy", "Maximize"),
-        ("val_auc", "val_auc", "Maximize"),
-        ("val_accuracy_gain", "val_accuracy_gain", "Maximize"),
-        ("val_pnl", "val_pnl", "Maximize"),
-        ("val_sharpe", "val_sharpe", "Maximize"),
-    )),
-)}
-
-
-def metric_definitions() -> list[dict[str, str]]:
-    """MetricDefinitions of a SageMaker request, one for each declared metric."""
-    return [{"Name": metric.name, "Regex": metric.regex} for metric in METRICS.values()]
-
-
-def rounded(value: float) -> float:
-    """The value to the six significant digits that are printed and stored."""
-    return float(f"{value:.6g}")
-
-
-def metric_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
-    """One epoch's line in the log, in the order of the declaration.
-
-    Args:
-        epoch: the epoch just ended, from 1.
-        epochs: how many the job asks for.
-        values: metric name to value, rounded; only declared names.
-    """
-    return f"epoch={epoch}/{epochs} {_shown(values)}"
-
-
-def performance_line(values: Mapping[str, float]) -> str:
-    """The line of the metrics that a job prints once; values as in `metric_line`."""
-    return f"performance {_shown(values)}"
-
-
-def _shown(values: Mapping[str, float]) -> str:
-    return " ".join(f"{name}={values[name]:.6g}" for name in METRICS if name in values)
 
 
 def settings_table() -> str:

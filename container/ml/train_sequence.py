@@ -44,8 +44,8 @@ def window_scales(prices: np.ndarray, lookback: int) -> tuple[np.ndarray, np.nda
         low, float64, and height, float32, both (rows - lookback + 1,); height is 1 where a window is flat.
     """
     rolling = pd.Series(prices).rolling(lookback)
-    low = rolling.min().to_numpy()[lookback - 1:]
-    height = (rolling.max().to_numpy()[lookback - 1:] - low).astype(np.float32)
+    low = rolling.min().to_numpy()[lookback - 1 :]
+    height = (rolling.max().to_numpy()[lookback - 1 :] - low).astype(np.float32)
     height[height == 0] = 1
     return low, height
 
@@ -87,19 +87,30 @@ class TrainSequence(keras.utils.PyDataset):
         UserError: a column is missing, a value is not finite, or there are fewer rows than a window has.
     """
 
-    def __init__(self, train_data: pd.DataFrame, lookback_period: int = 1440, batch_size: int = 32,
-                 enable_shuffle: bool = True, seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        train_data: pd.DataFrame,
+        lookback_period: int = 1440,
+        batch_size: int = 32,
+        enable_shuffle: bool = True,
+        seed: int = 0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         missing = [name for name in ("mid", "position") if name not in train_data.columns]
         if missing:
-            raise UserError(f"train_data needs columns mid and position, {' and '.join(missing)} missing; "
-                            f"received {', '.join(map(str, train_data.columns))}")
+            raise UserError(
+                f"train_data needs columns mid and position, {' and '.join(missing)} missing; "
+                f"received {', '.join(map(str, train_data.columns))}"
+            )
         for name, value in (("lookback_period", lookback_period), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, received {value}")
         if len(train_data) < lookback_period:
-            raise UserError(f"{len(train_data):,} rows are fewer than the {lookback_period:,} of one window; "
-                            "use more data or a smaller lookback")
+            raise UserError(
+                f"{len(train_data):,} rows are fewer than the {lookback_period:,} of one window; "
+                "use more data or a smaller lookback"
+            )
         prices, positions = (train_data[name].to_numpy(np.float64) for name in ("mid", "position"))
         if not (np.isfinite(prices).all() and np.isfinite(positions).all()):
             raise UserError("train_data must hold finite numbers; mid or position has NaN or infinity")
@@ -109,7 +120,7 @@ class TrainSequence(keras.utils.PyDataset):
         self.prices = short if np.array_equal(short, prices) else np.ascontiguousarray(prices)
         low, self.height = window_scales(prices, lookback_period)
         self.low = low.astype(self.prices.dtype)
-        self.labels = (positions[lookback_period - 1:] > 0).astype(np.int64)
+        self.labels = (positions[lookback_period - 1 :] > 0).astype(np.int64)
         self.num_windows = len(self.labels)
         self._shuffle, self._seed, self._epoch = enable_shuffle, seed, 0
         self._order = self.order(0)
@@ -126,9 +137,10 @@ class TrainSequence(keras.utils.PyDataset):
         every_window = np.lib.stride_tricks.sliding_window_view(self.prices, self.lookback_period)
         result = np.empty((len(starts), self.lookback_period), np.float32)
         for first in range(0, len(starts), _WINDOWS_AT_ONCE):
-            part = starts[first:first + _WINDOWS_AT_ONCE]
-            result[first:first + _WINDOWS_AT_ONCE] = normalised(
-                every_window[part], self.low[part, None], self.height[part, None], np.float32)
+            part = starts[first : first + _WINDOWS_AT_ONCE]
+            result[first : first + _WINDOWS_AT_ONCE] = normalised(
+                every_window[part], self.low[part, None], self.height[part, None], np.float32
+            )
         return result
 
     def __len__(self) -> int:
@@ -139,7 +151,7 @@ class TrainSequence(keras.utils.PyDataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         first = index % len(self) * self.batch_size
-        starts = self._order[first:first + self.batch_size]
+        starts = self._order[first : first + self.batch_size]
         return self.windows(starts), self.labels[starts]
 
     def on_epoch_end(self) -> None:

@@ -1,0 +1,56 @@
+"""A simulated market, so that everything runs with no data and no account."""
+
+import numpy as np
+import pandas as pd
+
+_TICK = 0.5
+_VOLATILITY = 6e-4  # standard deviation of a minute's log return, as of a large crypto pair
+_REGIME_MINUTES = 900  # a regime's mean length
+_DRIFT = 0.08  # of a trending regime, in standard deviations a minute
+_VOLATILITY_MEMORY = 0.998  # share of log volatility's deviation that lasts a minute: half-life 6 hours
+_DAY = 1440
+
+
+def sample_market(
+    rows: int = 200_000, seed: int = 1, start: str = "2019-01-01", price: float = 10_000.0, predictability: float = 1.0
+) -> pd.DataFrame:
+    """Minutely bid, ask and mid of a market that trends up, down or not at all, in regimes it does not announce.
+
+    Log returns are Gaussian with a volatility that clusters (its logarithm is a first-order autoregression)
+    and breathes with the time of day. In two regimes of three they also drift, so a window tells something
+    about the hours after it. The spread widens with the volatility.
+
+    Args:
+        rows: minutes.
+        seed: the same seed gives the same market.
+        start: its first minute, UTC.
+        price: its first price.
+        predictability: factor on the drift; 0 makes the price a martingale, which nobody can predict.
+
+    Returns:
+        frame indexed by `dt` (UTC) with bid, ask, mid in price units, on ticks of 0.5, at least one tick.
+    """
+    rng = np.random.default_rng(seed)
+    minutes = np.arange(rows)
+    time_of_day = 1 + 0.3 * np.sin(2 * np.pi * minutes / _DAY)
+    scale = _VOLATILITY * np.exp(0.5 * _autoregression(rng.normal(size=rows))) * time_of_day
+    regime = np.cumsum(rng.random(rows) < 1 / _REGIME_MINUTES)
+    drift = predictability * _DRIFT * rng.integers(-1, 2, regime[-1] + 1)[regime]
+    # Half the variance is taken off, so that without drift the price itself, not its logarithm, is a martingale.
+    returns = scale * (drift + rng.normal(size=rows)) - scale**2 / 2
+    middle = price * np.exp(np.cumsum(returns))
+    half_spread = np.maximum(np.round(0.2 * scale * middle / _TICK), 1) * _TICK / 2
+    bid = np.maximum(np.round((middle - half_spread) / _TICK), 1) * _TICK
+    ask = bid + 2 * half_spread
+    index = pd.date_range(start, periods=rows, freq="min", tz="UTC", unit="ns", name="dt")
+    return pd.DataFrame({"bid": bid, "ask": ask, "mid": (bid + ask) / 2}, index)
+
+
+def _autoregression(noise: np.ndarray) -> np.ndarray:
+    """A first-order autoregression with unit variance from its first value on, driven by unit noise.
+
+    Overwrites noise[0].
+    """
+    noise[0] *= np.sqrt((1 - _VOLATILITY_MEMORY) / (1 + _VOLATILITY_MEMORY))
+    smoothed = pd.Series(noise).ewm(alpha=1 - _VOLATILITY_MEMORY, adjust=False).mean().to_numpy()
+    return smoothed * np.sqrt((1 + _VOLATILITY_MEMORY) / (1 - _VOLATILITY_MEMORY))

@@ -1,0 +1,194 @@
+"""Walk-forward validation: stretches at the end of a history, each validated by a model that saw only what was before.
+
+With one fold this is the plain split by time. Of several, the last one is that split and its model is the one
+that is kept; the others say how much a result depends on the months it was measured on.
+"""
+
+import dataclasses
+import gc
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ml.errors import UserError
+from ml.metrics import METRICS, rounded
+from ml.platform.stop import StopSignal
+from ml.settings import Settings
+
+if TYPE_CHECKING:
+    import keras
+
+    from ml.judge.performance import Performance
+    from ml.learn.trainer import TrainingResult
+
+_MEAN = "mean_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """One model's part of a history.
+
+    Attributes:
+        number: from 1, in the order of time.
+        count: of all folds.
+        history: the rows up to the last one that is validated.
+        train_rows: the first of them.
+        validation_rows: the last of them; None: nothing is validated.
+    """
+
+    number: int
+    count: int
+    history: pd.DataFrame
+    train_rows: pd.DataFrame
+    validation_rows: pd.DataFrame | None
+
+    @property
+    def subfolder(self) -> str:
+        """Where an earlier fold keeps what must not meet the others'; empty for the last one."""
+        return "" if self.number == self.count else f"fold-{self.number}"
+
+    def report(self, line: str) -> None:
+        """Prints a line of the training's.
+
+        The regexes of the metrics find `name=value`. They must find the numbers of the model that is kept and
+        no others', so an earlier fold's lines have a space there.
+        """
+        print(f"fold {self.number} of {self.count}: {line.replace('=', ' ')}" if self.subfolder else line, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A fold's model, how its training went, and its probabilities of buy for the validation windows."""
+
+    model: "keras.Model"
+    result: "TrainingResult"
+    predict: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What all folds came to.
+
+    Attributes:
+        kept: the last fold's model; where a signal ended the job, that of the last fold with a whole epoch.
+        results: of each fold that was finished.
+        probabilities: of buy, of the validation windows of each finished fold but the last.
+        stopped: whether a signal ended it.
+    """
+
+    kept: Trained
+    results: list["TrainingResult"]
+    probabilities: list[np.ndarray]
+    stopped: bool
+
+
+def split_by_time(
+    history: pd.DataFrame, validation_fraction: float, lookback: int, horizon: int
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Training rows, and the last rows to validate on; between them lookback + horizon rows that neither uses.
+
+    Without that purge the last training labels would be made from validation prices.
+
+    Returns:
+        The two parts; the second is None where validation_fraction is 0.
+
+    Raises:
+        UserError: a part has no window.
+    """
+    rows = len(history)
+    if rows < lookback:
+        raise UserError(
+            f"{rows:,} rows of prices are fewer than the {lookback:,} of one window; use more data or a "
+            "smaller lookback"
+        )
+    if not validation_fraction:
+        return history, None
+    held_out = round(rows * validation_fraction)
+    if held_out < lookback:
+        raise UserError(
+            f"lookback {lookback:,} is larger than the validation part: {held_out:,} of {rows:,} rows "
+            f"(validation_fraction {validation_fraction}); use more data, a smaller lookback, or a "
+            "larger validation_fraction"
+        )
+    training = rows - held_out - lookback - horizon
+    if training < lookback:
+        raise UserError(
+            f"{max(training, 0):,} rows are left to train on, fewer than the {lookback:,} of one window: "
+            f"of {rows:,} rows validation takes {held_out:,} and the purge {lookback + horizon:,}; use "
+            "more data, a smaller lookback, or validation_fraction=0"
+        )
+    return history.iloc[:training], history.iloc[rows - held_out :]
+
+
+def folds_of(history: pd.DataFrame, settings: Settings) -> list[Fold]:
+    """The folds in the order of time: consecutive stretches at the end, validation_fraction of the rows each.
+
+    Each is trained on all that was before its stretch, less a purge of lookback + horizon rows.
+
+    Raises:
+        UserError: a part has no window.
+    """
+    lookback, count = settings.lookback, settings.folds
+    train_rows, validation_rows = split_by_time(history, settings.validation_fraction, lookback, settings.horizon)
+    folds = []
+    for number in range(1, count):
+        later = (count - number) * len(validation_rows)
+        known, training = history.iloc[: len(history) - later], len(train_rows) - later
+        if training < lookback:
+            raise UserError(
+                f"fold {number} of {count} has {max(training, 0):,} rows to train on, fewer than the "
+                f"{lookback:,} of one window; use more data, fewer folds, or a smaller "
+                "validation_fraction"
+            )
+        folds.append(Fold(number, count, known, known.iloc[:training], known.iloc[len(known) - len(validation_rows) :]))
+    return [*folds, Fold(count, count, history, train_rows, validation_rows)]
+
+
+def train_in_turn(folds: Sequence[Fold], train: Callable[[Fold], Trained], stop: StopSignal) -> Outcome:
+    """Trains the folds' models one after the other, keeping in memory the one that counts."""
+    kept, results, probabilities = None, [], []
+    for fold in folds:
+        gc.collect()  # a trainer and its graphs hold each other, and a history each
+        trained = train(fold)
+        if kept is None or trained.result.best_epoch:
+            kept = trained
+        if trained.result.stopped:
+            break
+        results.append(trained.result)
+        if fold.subfolder:
+            probabilities.append(trained.predict())
+        if stop.is_set:
+            break
+    return Outcome(kept, results, probabilities, stopped=stop.is_set or trained.result.stopped)
+
+
+def fold_table(
+    folds: Sequence[Fold], results: Sequence["TrainingResult"], performances: Sequence["Performance"]
+) -> list[dict[str, Any]]:
+    """A row a fold: its rows and time, the epoch kept and its scores, the numbers that are printed once."""
+    return [
+        {
+            "fold": fold.number,
+            "train_rows": len(fold.train_rows),
+            "validation_rows": len(fold.validation_rows),
+            "first": str(fold.validation_rows.index[0]),
+            "last": str(fold.validation_rows.index[-1]),
+            "best_epoch": result.best_epoch,
+            **{name: result.history[result.best_epoch - 1][name] for name in ("val_loss", "val_accuracy")},
+            **performance.metrics,
+            "best_baseline": performance.best_baseline,
+            "verdict": performance.verdict,
+        }
+        for fold, result, performance in zip(folds, results, performances, strict=True)
+    ]
+
+
+def mean_metrics(table: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The means over the folds that `ml.settings.METRICS` declares."""
+    return {
+        name: rounded(float(np.mean([row[name.removeprefix(_MEAN)] for row in table])))
+        for name in METRICS
+        if name.startswith(_MEAN)
+    }

@@ -1,0 +1,89 @@
+"""Whether the job's memory will do, estimated before the training: the kernel kills without a word.
+
+The figures of the estimate were fitted to the peaks of real jobs on a CPU; tests/test_faults.py measures again.
+On GPUs the network's part is in the device's memory, and the estimate of the host's errs on the safe side.
+"""
+
+from pathlib import Path
+
+from ml.errors import UserError
+from ml.settings import Settings
+
+_PROGRAM = 620_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
+_ROW = 110  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
+_SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
+_COPIES = 5  # of the weights: the network, its gradients, the best epoch's, two while a checkpoint or model is written
+_WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision multiplied in, forwards and backwards
+_UNIT = 12  # bytes a hidden unit and window of a batch: product, activation and their gradients
+
+
+def needed_memory(settings: Settings, rows: int) -> int:
+    """Bytes that training takes beside what the process has before it.
+
+    Args:
+        settings: the network and the batch.
+        rows: of prices to train and to validate on.
+    """
+    weights = 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
+    step = settings.batch_size * (settings.lookback * _WINDOW_PRICE + settings.layers * settings.nodes * _UNIT)
+    return _PROGRAM + rows * _ROW + weights + step
+
+
+def available_memory(root: Path = Path("/")) -> tuple[int, str]:
+    """Bytes that this process may still take, and what limits it; the container's limit or the machine's memory.
+
+    Args:
+        root: where sys/ and proc/ are.
+
+    Returns:
+        A number too large to matter and nothing where the system tells neither.
+    """
+    found = [(1 << 62, "")]
+    for folder, limit, usage, cache in (
+        (root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            # What files keep in memory is given up when it is needed.
+            found.append((most - used + _entry(folder / "memory.stat", cache), f"the container's limit of {_gb(most)}"))
+        except (OSError, ValueError):  # another version of cgroups, or a limit of "max"
+            continue
+    try:
+        free = 1024 * _entry(root / "proc/meminfo", "MemAvailable:")
+        found.append((free, f"the machine's memory of {_gb(1024 * _entry(root / 'proc/meminfo', 'MemTotal:'))}"))
+    except (OSError, ValueError):
+        pass
+    return min(found)
+
+
+def check_memory(settings: Settings, rows: int) -> None:
+    """Refuses a training that the kernel would kill.
+
+    Raises:
+        UserError: it needs more memory than there is, with both figures and what to change.
+    """
+    needed, (available, limit) = needed_memory(settings, rows), available_memory()
+    if needed > available:
+        raise UserError(
+            f"training needs about {_gb(needed)} of memory and {_gb(max(available, 0))} are left of "
+            f"{limit}: {rows:,} rows, {settings.weights:,} weights with {settings.optimizer}, batch_size "
+            f"{settings.batch_size:,} of lookback {settings.lookback:,}; use a larger instance, or a "
+            "smaller batch_size, network or span of dates"
+        )
+
+
+def _entry(path: Path, name: str) -> int:
+    """The number behind a name in a file of names and numbers.
+
+    Raises:
+        ValueError: it has no such name.
+    """
+    for line in path.read_text(encoding="ascii").splitlines():
+        if line.split()[:1] == [name]:
+            return int(line.split()[1])
+    raise ValueError(name)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,149 @@
+import html
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from job_folder import SMALL, JobFolder
+from ml.data.sample_market import sample_market
+from ml.judge.performance import measured
+from ml.judge.report import stretches, write_report
+from ml.optimal_position import labelled
+from ml.settings import Settings
+
+HOSTILE = "<script>alert(1)</script>$x$&"
+PICTURES = [
+    "accuracy",
+    "calibration",
+    "data",
+    "loss",
+    "position_1",
+    "position_2",
+    "position_3",
+    "position_4",
+    "profit",
+    "profit_optimal",
+]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A report of a model that is right more often than not, and its folder."""
+    folder = tmp_path_factory.mktemp("report")
+    history = labelled(sample_market(rows=60_000, seed=2), 300, 0)
+    rng = np.random.default_rng(1)
+    right = np.where(history["position"] > 0, 0.65, 0.35)[-20_000:]
+    performance = measured(history, 38_000, np.clip(right + rng.normal(0, 0.2, 20_000), 0, 1), Settings(lookback=60))
+    numbers = {"loss": 0.6, "accuracy": 0.7, "val_loss": float("nan"), "val_accuracy": 0.6}
+    record = {
+        "job": HOSTILE,
+        "device": HOSTILE,
+        "libraries": {"numpy": "2"},
+        "settings": {"threshold": 0.0, "monitor": "val_loss", "prices_db": "redis://...@host", "start_date": None},
+        "data": {
+            "rows": 60_000,
+            "train_rows": 38_000,
+            "validation_rows": 20_059,
+            "buy_share": 0.5,
+            "sha256": "ab" * 32,
+            "first": str(history.index[0]),
+            "last": str(history.index[-1]),
+            "gaps": {"count": 2, "minutes": 1234, "longest_minutes": 1000, "longest_at": str(history.index[5])},
+        },
+    }
+    row = {
+        "fold": 1,
+        "train_rows": 38_000,
+        "first": str(history.index[0]),
+        "last": str(history.index[-1]),
+        "best_epoch": 1,
+        "val_accuracy": 0.6,
+        "best_baseline": HOSTILE,
+    } | performance.metrics
+    metrics = {"best_epoch": 2, "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)], "folds": [row, row]}
+    page = write_report(folder, record, metrics, history, performance)
+    return folder, page.read_text(encoding="utf-8"), performance
+
+
+def test_the_page_escapes_everything_and_fetches_nothing(drawn):
+    _, page, performance = drawn
+    assert "<script" not in page and html.escape(HOSTILE) in page
+    assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png;base64,' in page
+    assert html.escape(performance.verdict) in page and html.escape(performance.profit_verdict) in page
+    assert "1,234 minutes in 2 gaps" in page
+
+
+def test_every_held_out_minute_is_kept(drawn):
+    folder, _, performance = drawn
+    kept = pd.read_parquet(folder / "positions.parquet")
+    assert kept.reset_index().columns.tolist() == ["dt", "mid", "optimal_position", "probability", "prediction"]
+    assert len(kept) == 20_000 and str(kept.index.tz) == "UTC"
+    assert (kept["prediction"] == np.where(kept["probability"] > 0.5, 1, -1)).all()
+    labels = kept["optimal_position"] > 0
+    assert np.mean((kept["prediction"] > 0) == labels) == pytest.approx(performance.scores["model"]["accuracy"].value)
+
+
+def colours(picture):
+    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).reshape(-1, 3)
+    return {tuple(map(int, pixel)) for pixel in pixels[::3]}
+
+
+def test_pictures_are_files_in_colours_that_everybody_tells_apart(drawn):
+    folder, _, _ = drawn
+    assert sorted(path.stem for path in folder.glob("*.png")) == PICTURES
+    blue, orange, green = (0, 114, 178), (230, 159, 0), (0, 158, 115)
+    assert {blue, orange} <= colours((folder / "position_1.png").read_bytes())
+    assert {blue, green} <= colours((folder / "profit.png").read_bytes())
+    assert orange not in colours((folder / "profit.png").read_bytes())
+    assert {blue, green, orange} <= colours((folder / "profit_optimal.png").read_bytes())
+
+
+def test_the_stretches_drawn_are_spread_evenly_and_not_chosen():
+    assert stretches(43_200) == [0, 12_960, 25_920, 38_880]
+    assert stretches(5000) == [0] and stretches(9000) == [0, 4680]
+
+
+def test_the_page_in_a_browser(browser, drawn):
+    folder, _, performance = drawn
+    browser.get((folder / "report.html").as_uri())
+    assert browser.get_log("browser") == []
+    images = browser.execute_script(
+        "return [...document.images].map(image => [image.alt, image.naturalWidth, image.getBoundingClientRect().right])"
+    )
+    assert len(images) == len(PICTURES)
+    assert all(
+        alt and width > 800 and right <= browser.execute_script("return innerWidth") for alt, width, right in images
+    )
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.title == HOSTILE
+    assert browser.find_element("class name", "verdict").text == performance.verdict
+    small = browser.execute_script(
+        "return Math.min(...[...document.querySelectorAll('td, small, p')].map("
+        "element => parseFloat(getComputedStyle(element).fontSize)))"
+    )
+    assert small >= 12
+
+
+def test_a_report_that_cannot_be_written_does_not_lose_the_model(tmp_path, files_url):
+    job = JobFolder(tmp_path / "ml", SMALL | {"model_db": files_url}, channel={"p.parquet": sample_market(rows=6000)})
+    (job.base / "output/data").rmdir()
+    (job.base / "output/data").write_text("in the way")
+    assert job.run() == 0, job.errors
+    assert "NO REPORT: FileExistsError" in job.output and "is whole" in job.output
+    assert job.metrics["published"] is True and job.metrics["performance"]["verdict"]
+
+
+def test_a_job_leaves_its_report(tmp_path):
+    settings = SMALL | {"prices_channel": "train", "model_db": f"files:/{tmp_path / 'kydb'}"}
+    job = JobFolder(tmp_path / "ml", settings, channel={"p.parquet": sample_market(rows=6000)})
+    assert job.run(TRAINING_JOB_NAME="nightly") == 0, job.errors
+    page = (job.base / "output/data/report.html").read_text(encoding="utf-8")
+    verdict = job.metrics["performance"]["verdict"]
+    assert html.escape(verdict) in page and verdict in job.output
+    assert f"report: {job.base}/output/data/report.html" in job.output
+    record = json.loads((job.base / "model/job.json").read_text())
+    assert record["data"]["sha256"] in page and "<title>nightly</title>" in page
+    assert "Warning" not in job.errors

@@ -1,0 +1,614 @@
+"""Benchmarks: one command, one table, everything measured in one run, each case in a process of its own.
+
+    make bench                                  everything; runs/bench/bench.json and bench.png beside it
+    python tests/tools/bench.py step_bfloat16 rows    some cases
+    BENCH_PRICES=FOLDER python tests/tools/bench.py learning_curves     a folder with a year of real prices; an hour
+
+Machines are noisy, so what is compared is measured in turns inside one process, and ratios are medians of
+the turns' ratios. Prices are the simulated market's, so that anyone gets the same work.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS = REPOSITORY / "runs" / "bench"
+YEAR, LOOKBACK, NODES, BATCH = 527_040, 1440, 1024, 4400
+TURNS = 5
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def history(rows: int):
+    from ml.data.sample_market import sample_market
+    from ml.optimal_position import optimal_positions
+
+    return optimal_positions(sample_market(rows=rows + 300, seed=1), horizon=300).iloc[:rows]
+
+
+def seconds(function) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def in_turns(**functions) -> dict[str, list[float]]:
+    """Seconds of each function in each of TURNS turns, after one turn that warms up."""
+    for function in functions.values():
+        function()
+    turns = [{name: seconds(function) for name, function in functions.items()} for _ in range(TURNS)]
+    return {name: [turn[name] for turn in turns] for name in functions}
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def trainer(sequence, **settings):
+    """A trainer of the original network, where `settings` do not say otherwise, on a sequence."""
+    from ml.learn.network import build_network
+    from ml.learn.trainer import Trainer
+    from ml.platform.hardware import find_instance
+    from ml.settings import PRESETS, Settings
+
+    settings = Settings(
+        **PRESETS["original"] | {"lookback": sequence.lookback_period, "batch_size": sequence.batch_size, **settings}
+    )
+    instance = find_instance(settings.precision)
+    model = build_network(
+        settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed, centred=settings.centred
+    )
+    return Trainer(model, settings, instance, sequence, None)
+
+
+def steps_of(training, sequence, batch_size: int, windows: int):
+    """A function that trains on about `windows` windows, in calls as the job makes them."""
+    order, keys = sequence.order(0), training._keys(0)
+    steps = max(1, windows // batch_size)
+
+    def run():
+        step = 0
+        while step < steps:
+            starts = training._next_starts(order, step)[: steps - step]
+            training._run_steps(starts, keys[step : step + len(starts)])
+            step += len(starts)
+
+    return run, steps * batch_size
+
+
+def five_multiplications(batch: int, precision: str, times: int):
+    """The five large multiplications of a step and nothing else, `times` times: the ceiling."""
+    import tensorflow as tf
+
+    def matrix(*shape):
+        return tf.cast(tf.random.stateless_normal(shape, (1, 2)), precision)
+
+    windows, first, second = matrix(batch, LOOKBACK), matrix(LOOKBACK, NODES), matrix(NODES, NODES)
+    hidden, upstream = matrix(batch, NODES), matrix(batch, NODES)
+
+    @tf.function
+    def run():
+        total = tf.zeros((), precision)
+        for _ in tf.range(times):
+            for product in (
+                windows @ first,
+                hidden @ second,
+                tf.matmul(windows, upstream, transpose_a=True),
+                tf.matmul(hidden, upstream, transpose_a=True),
+                tf.matmul(upstream, second, transpose_b=True),
+            ):
+                total += product[0, 0]
+        return total
+
+    return run
+
+
+def against_ceiling(precision: str):
+    import tensorflow as tf
+
+    from ml.train_sequence import TrainSequence
+
+    sequence = TrainSequence(history(150_000), LOOKBACK, BATCH)
+    training = trainer(sequence, precision=precision)
+    run, windows = steps_of(training, sequence, BATCH, 14 * BATCH)
+    ceiling = five_multiplications(BATCH, precision, 14)
+    starts = tf.constant(sequence.order(0)[: 14 * BATCH].reshape(14, BATCH))
+
+    @tf.function
+    def cut_windows():
+        total = tf.zeros((), precision)
+        for step in tf.range(14):
+            windows, _ = training._windows(starts[step])
+            total += windows[0, 0]
+        return total
+
+    times = in_turns(step=run, ceiling=ceiling, windows=cut_windows)
+    return {
+        "windows_per_second": windows / min(times["step"]),
+        "ceiling_windows_per_second": windows / min(times["ceiling"]),
+        "share_of_ceiling": ratio(times["ceiling"], times["step"]),
+        "share_spent_cutting_windows": ratio(times["windows"], times["step"]),
+    }
+
+
+@case
+def step_bfloat16():
+    """Training step of the original network, bfloat16, batch 4400, against its five multiplications alone"""
+    return against_ceiling("bfloat16")
+
+
+@case
+def step_float32():
+    """The same in float32"""
+    return against_ceiling("float32")
+
+
+def row_by_row(frame, batch_size, **options):
+    """The plain way: a window at a time, cut from a frame and scaled with pandas."""
+    import keras
+
+    class RowByRow(keras.utils.PyDataset):
+        def __init__(self):
+            super().__init__(**options)
+            self.order = np.random.default_rng(0).permutation(len(frame) - LOOKBACK + 1)
+
+        def __len__(self):
+            return len(self.order) // batch_size
+
+        def __getitem__(self, index):
+            windows, labels = [], []
+            for start in self.order[index * batch_size : (index + 1) * batch_size]:
+                prices = frame["mid"].iloc[start : start + LOOKBACK]
+                windows.append(((prices - prices.min()) / (prices.max() - prices.min())).to_numpy(np.float32))
+                labels.append(int(frame["position"].iloc[start + LOOKBACK - 1] > 0))
+            return np.array(windows), np.array(labels)
+
+    return RowByRow()
+
+
+@case
+def data_path_on_one_core():
+    """Cutting and scaling batches on one core: seq[i] against the row-by-row Sequence"""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    from ml.train_sequence import TrainSequence
+
+    frame = history(150_000).reset_index()
+    ours, theirs = TrainSequence(frame, LOOKBACK, BATCH), row_by_row(frame, 100)
+
+    def read(sequence):  # and let go of each batch, as Keras does
+        for i in range(10):
+            sequence[i]
+
+    times = in_turns(ours=lambda: read(ours), theirs=lambda: read(theirs))
+    per_window = {"ours": [t / (10 * BATCH) for t in times["ours"]], "theirs": [t / 1000 for t in times["theirs"]]}
+    return {
+        "windows_per_second": 1 / min(per_window["ours"]),
+        "row_by_row_windows_per_second": 1 / min(per_window["theirs"]),
+        "times_as_fast": ratio(per_window["theirs"], per_window["ours"]),
+    }
+
+
+def compiled(model):
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@contextlib.contextmanager
+def quiet_keras():
+    import keras
+
+    from ml.learn.network import build_network
+
+    yield keras, compiled(build_network(LOOKBACK, NODES, 2, 0.2, 1))
+
+
+@case
+def other_pipelines():
+    """Whole training at batch 4400, auto precision, against fit on row-by-row windows and on Keras' own dataset"""
+    from ml.train_sequence import TrainSequence
+
+    frame = history(100_000)
+    sequence = TrainSequence(frame, LOOKBACK, BATCH)
+    run, windows = steps_of(trainer(sequence), sequence, BATCH, 10 * BATCH)
+    small = frame.iloc[: LOOKBACK + 2 * 2200 - 1].reset_index()
+    with quiet_keras() as (keras, model):
+        plain = row_by_row(small, 2200, workers=2, use_multiprocessing=True)
+        prices = frame["mid"].to_numpy(np.float32)
+        labels = (frame["position"].to_numpy()[LOOKBACK - 1 :] > 0).astype(int)
+
+        def scaled(windows, labels):
+            low = keras.ops.min(windows, 1, keepdims=True)
+            return (windows - low) / (keras.ops.max(windows, 1, keepdims=True) - low + 1e-9), labels
+
+        dataset = keras.utils.timeseries_dataset_from_array(
+            prices[: LOOKBACK + 4 * BATCH - 1], labels[: 4 * BATCH], LOOKBACK, batch_size=BATCH, shuffle=True
+        )
+        dataset = dataset.map(scaled, num_parallel_calls=2).prefetch(2)
+        times = in_turns(
+            ours=run, rows=lambda: model.fit(plain, verbose=0), keras=lambda: model.fit(dataset, verbose=0)
+        )
+    each = {
+        name: [t / count for t in times[name]]
+        for name, count in (("ours", windows), ("rows", 4400), ("keras", 4 * BATCH))
+    }
+    return {
+        "windows_per_second": 1 / min(each["ours"]),
+        "row_by_row_windows_per_second": 1 / min(each["rows"]),
+        "times_row_by_row": ratio(each["rows"], each["ours"]),
+        "timeseries_dataset_from_array_windows_per_second": 1 / min(each["keras"]),
+        "times_timeseries_dataset_from_array": ratio(each["keras"], each["ours"]),
+    }
+
+
+@case
+def batch_32():
+    """Batch 32, auto precision, against plain fit on seq[i]"""
+    from ml.train_sequence import TrainSequence
+
+    frame = history(40_000)
+    sequence = TrainSequence(frame, LOOKBACK, 32)
+    run, windows = steps_of(trainer(sequence), sequence, 32, 400 * 32)
+    with quiet_keras() as (_, model):
+        few = TrainSequence(frame.iloc[: LOOKBACK + 200 * 32 - 1], LOOKBACK, 32)
+        times = in_turns(ours=run, fit=lambda: model.fit(few, verbose=0))
+    each = {"ours": [t / windows for t in times["ours"]], "fit": [t / (200 * 32) for t in times["fit"]]}
+    return {
+        "windows_per_second": 1 / min(each["ours"]),
+        "fit_windows_per_second": 1 / min(each["fit"]),
+        "times_as_fast": ratio(each["fit"], each["ours"]),
+    }
+
+
+@case
+def pytorch():
+    """Whole training at batch 4400, auto precision, against PyTorch with the same network and windows"""
+    if not importlib.util.find_spec("torch"):
+        return {"skipped": "PyTorch is not installed: pip install -r tests/requirements-torch.txt"}
+    import torch
+
+    from ml.train_sequence import TrainSequence
+
+    sequence = TrainSequence(history(100_000), LOOKBACK, BATCH)
+    run, windows = steps_of(trainer(sequence), sequence, BATCH, 10 * BATCH)
+    every_window = torch.from_numpy(sequence.prices).unfold(0, LOOKBACK, 1)
+    low, height, labels = (torch.from_numpy(values) for values in (sequence.low, sequence.height, sequence.labels))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(LOOKBACK, NODES),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(NODES, NODES),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(NODES, 2),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    order = torch.from_numpy(sequence.order(0).astype(np.int64))
+
+    def train(autocast: bool):
+        for step in range(4):
+            starts = order[step * BATCH : (step + 1) * BATCH]
+            batch = (every_window[starts] - low[starts, None]).float() / height[starts, None]
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = torch.nn.functional.cross_entropy(model(batch).float(), labels[starts])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    times = in_turns(ours=run, float32=lambda: train(False), autocast=lambda: train(True))
+    each = {
+        name: [t / count for t in times[name]]
+        for name, count in (("ours", windows), ("float32", 4 * BATCH), ("autocast", 4 * BATCH))
+    }
+    best = min(("float32", "autocast"), key=lambda name: min(each[name]))
+    return {
+        "windows_per_second": 1 / min(each["ours"]),
+        "torch_float32_windows_per_second": 1 / min(each["float32"]),
+        "torch_autocast_windows_per_second": 1 / min(each["autocast"]),
+        "times_torch_best": ratio(each[best], each["ours"]),
+    }
+
+
+def epoch_seconds(rows: int, lookback: int, batch_size: int, windows: int) -> float:
+    """Windows a second over `windows` windows of an epoch, best of three."""
+    from ml.train_sequence import TrainSequence
+
+    sequence = TrainSequence(history(rows), lookback, batch_size)
+    run, count = steps_of(trainer(sequence), sequence, batch_size, windows)
+    run()
+    return count / min(seconds(run) for _ in range(3))
+
+
+@case
+def batch_size():
+    """Windows a second over batch sizes"""
+    return {
+        str(size): epoch_seconds(100_000, LOOKBACK, size, max(12_800, 3 * size))
+        for size in (32, 128, 512, 1024, 4096, 8192, 16384)
+    }
+
+
+@case
+def lookback():
+    """Windows a second over lookbacks, batch 4400"""
+    return {str(length): epoch_seconds(100_000, length, BATCH, 6 * BATCH) for length in (60, 240, 720, 1440, 2880)}
+
+
+@case
+def rows():
+    """Whole epochs over 1, 2, 4 and 8 times the rows (a small network, so that the data path shows)"""
+    from ml.train_sequence import TrainSequence
+
+    base, runs, result = 150_000, {}, {}
+    frame = history(8 * base)
+    for times in (1, 2, 4, 8):
+        sequence = TrainSequence(frame.iloc[: times * base], LOOKBACK, 4096)
+        runs[times], windows = steps_of(trainer(sequence, nodes=128, layers=1), sequence, 4096, sequence.num_windows)
+        result[f"windows_{times}x"] = windows
+        result[f"bytes_a_row_{times}x"] = sum(
+            values.nbytes for values in (sequence.prices, sequence.low, sequence.height, sequence.labels)
+        ) / len(frame.iloc[: times * base])
+    seconds_of = in_turns(**{str(times): run for times, run in runs.items()})
+    for times in (2, 4, 8):
+        result[f"times_the_seconds_a_window_{times}x"] = (
+            ratio(seconds_of[str(times)], seconds_of["1"]) * result["windows_1x"] / result[f"windows_{times}x"]
+        )
+    return result
+
+
+@case
+def reading():
+    """Reading and checking three years of prices: a KYDB of files against one Parquet file"""
+    import kydb
+
+    from ml.data.sample_market import sample_market
+    from ml.data.sources import read_channel, read_kydb
+    from ml.timeseries import time_series
+
+    with tempfile.TemporaryDirectory() as folder:
+        frame = sample_market(rows=3 * YEAR, seed=1)[["mid"]]
+        channel = Path(folder) / "channel"
+        channel.mkdir()
+        frame.to_parquet(channel / "prices.parquet")
+        time_series(kydb.connect(f"files:/{folder}/kydb"), "/prices").replace(frame)
+        times = in_turns(
+            parquet=lambda: read_channel(channel), kydb=lambda: read_kydb(f"files:/{folder}/kydb", "/prices")
+        )
+    return {
+        "parquet_seconds": min(times["parquet"]),
+        "kydb_seconds": min(times["kydb"]),
+        "times_the_seconds_of_parquet": ratio(times["kydb"], times["parquet"]),
+    }
+
+
+@case
+def learning_curves():
+    """A year of prices, the original network, ten epochs, three seeds: auto precision against float32 (when named)"""
+    from ml.data.sources import read_channel
+    from ml.optimal_position import optimal_positions
+    from ml.train_sequence import TrainSequence
+
+    prices = read_channel(Path(os.environ["BENCH_PRICES"]), "2019-06-01", "2020-06-01")
+    frame = optimal_positions(prices, spread=0.5)
+
+    class Never:
+        is_set = False
+
+    result = {}
+    for centred in (True, False):
+        curves = {"auto": [], "float32": []}
+        for seed, precision in itertools.product((1, 2, 3), curves):
+            sequence = TrainSequence(frame, LOOKBACK, BATCH, seed=seed)
+            epochs = (
+                trainer(sequence, precision=precision, seed=seed, centred=centred)
+                .fit(stop=Never(), report=print)
+                .history
+            )
+            curves[precision].append([epoch["accuracy"] for epoch in epochs])
+        means = {precision: np.mean(found, axis=0) for precision, found in curves.items()}
+        windows = "centred" if centred else "not_centred"
+        result |= {
+            f"{windows}_{precision}_accuracy_after_epoch_{epoch}": float(mean[epoch - 1])
+            for precision, mean in means.items()
+            for epoch in (1, 4, 10)
+        } | {f"{windows}_largest_difference_of_the_means": float(np.abs(means["auto"] - means["float32"]).max())}
+    return result
+
+
+def job_folder(base: Path) -> None:
+    """A job on three years of plain prices in a Parquet channel."""
+    from ml.data.sample_market import sample_market
+
+    (base / "input/config").mkdir(parents=True)
+    (base / "input/data/train").mkdir(parents=True)
+    sample_market(rows=3 * YEAR, seed=1).to_parquet(base / "input/data/train/prices.parquet")
+    settings = {"preset": "original", "epochs": "1", "batch_size": str(BATCH)}
+    (base / "input/config/hyperparameters.json").write_text(json.dumps(settings))
+
+
+@case
+def whole_job():
+    """A job as SageMaker starts it: three years of prices in a Parquet channel, original network, one epoch"""
+    with tempfile.TemporaryDirectory() as folder:
+        job_folder(Path(folder))
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                REPOSITORY / "tests/tools/peak_memory.py",
+                peak := Path(folder, "peak"),
+                sys.executable,
+                REPOSITORY / "container/bin/train",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"SAGEMAKER_BASE_DIR": folder},
+            text=True,
+        )
+        times, output = times_of(process.stdout, began)
+        if process.wait():
+            raise RuntimeError(output)
+        total, peak_memory = time.perf_counter() - began, float(peak.read_text())
+        speed = float(re.search(r"windows_per_second=(\S+)", output).group(1))
+    return {"seconds": total, "windows_per_second_in_the_epoch": speed, **times, "peak_memory_GiB": peak_memory}
+
+
+def times_of(lines, began: float, last: str | None = None) -> tuple[dict[str, float], str]:
+    """Seconds from `began` to the job's milestones as their lines arrive, to the `last`, and all that was printed."""
+    milestones = {
+        "prices:": "seconds_to_prices_read_and_labelled",
+        "device:": "seconds_to_tensorflow_imported",
+        "running:": "seconds_to_first_step_done",
+    }
+    times, output = {}, []
+    for line in lines:
+        output.append(line)
+        for start, name in milestones.items():
+            if line.startswith(start):
+                times[name] = time.perf_counter() - began
+        if last and line.startswith(last):
+            break
+    return times, "".join(output)
+
+
+@case
+def whole_job_in_docker():
+    """The same as a container of the image (make image), up to the first training steps"""
+    if subprocess.run(["docker", "image", "inspect", "position-trainer"], capture_output=True, check=False).returncode:
+        return {"skipped": "there is no image position-trainer: make image"}
+    with tempfile.TemporaryDirectory() as folder:
+        job_folder(Path(folder))
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            ["docker", "run", "--rm", "--network", "none", "--volume", f"{folder}:/opt/ml", "position-trainer"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        times = times_of(process.stdout, began, last="running:")[0]
+        process.terminate()
+        process.wait()
+        return times
+
+
+def run_case(name: str) -> dict[str, float]:
+    """A case's figures, from a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--in-process", name],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> str:
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"model name\s*:\s*(.*)", cpuinfo)
+    return f"{len(os.sched_getaffinity(0))} cores of {model.group(1) if model else platform.machine()}"
+
+
+def show(results: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{results['machine']}, {results['date']}", title_justify="left")
+    for column in ("what", "figure", "value"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for name, figures in results["cases"].items():
+        ordered = sorted(figures.items(), key=lambda item: not item[0].startswith(("share", "times")))
+        for i, (figure, value) in enumerate(ordered):
+            shown = (
+                f"{value:,.4g}"
+                if isinstance(value, float) and value < 1000
+                else f"{value:,.0f}"
+                if isinstance(value, int | float)
+                else value
+            )
+            table.add_row((CASES[name].__doc__ or name) if i == 0 else "", figure.replace("_", " "), shown)
+        table.add_section()
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def draw(results: dict, path: Path) -> None:
+    """Bars of windows a second in training, ours against the others, and the ceiling."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = results["cases"]
+    wanted = (
+        ("five multiplications alone, bfloat16", "step_bfloat16", "ceiling_windows_per_second"),
+        ("position-trainer, bfloat16", "step_bfloat16", "windows_per_second"),
+        ("PyTorch, bfloat16 autocast", "pytorch", "torch_autocast_windows_per_second"),
+        ("five multiplications alone, float32", "step_float32", "ceiling_windows_per_second"),
+        ("position-trainer, float32", "step_float32", "windows_per_second"),
+        ("PyTorch, float32", "pytorch", "torch_float32_windows_per_second"),
+        (
+            "Keras fit, timeseries_dataset_from_array",
+            "other_pipelines",
+            "timeseries_dataset_from_array_windows_per_second",
+        ),
+        ("Keras fit, windows row by row", "other_pipelines", "row_by_row_windows_per_second"),
+    )
+    bars = [(label, cases[name][figure]) for label, name, figure in wanted if figure in cases.get(name, {})]
+    if not bars:
+        return
+    figure, axes = plt.subplots(figsize=(9, 0.45 * len(bars) + 1.2), layout="constrained")
+    labels, values = zip(*reversed(bars), strict=True)
+    colours = ["#999999" if "alone" in label else "#0072B2" if "position" in label else "#E69F00" for label in labels]
+    axes.barh(labels, values, color=colours)
+    axes.bar_label(axes.containers[0], [f" {value:,.0f}" for value in values])
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("training windows a second (lookback 1440, 1024-1024-2, batch 4400)")
+    axes.set_title(results["machine"], loc="left", fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}")
+    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"unknown case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    if options.in_process:
+        sys.path.insert(0, str(REPOSITORY / "container"))
+        print(json.dumps(CASES[options.cases[0]]()))
+        return
+    results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "cases": {}}
+    for name in options.cases or [name for name in CASES if name != "learning_curves"]:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        results["cases"][name] = run_case(name)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "bench.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    draw(results, RESULTS / "bench.png")
+    show(results)
+    print(f"{RESULTS / 'bench.json'}\n{RESULTS / 'bench.png'}")
+    sys.exit(any("failed" in figures for figures in results["cases"].values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Kills real jobs at random moments and compares what they end with: the same weights, bit for bit.
+
+make chaos N=200
+
+A chain is one job that is killed (SIGKILL) several times, each time at a random moment after its start, from
+the import to the writing of the model, and then left to end on the same checkpoints folder.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+
+from job_folder import JobFolder
+from ml.data.sample_market import sample_market
+
+SETTINGS = {
+    "lookback": 60,
+    "nodes": 32,
+    "epochs": 150,
+    "batch_size": 512,
+    "checkpoint_seconds": 1,
+    "tensorboard": "false",
+}
+
+
+def weights_of(job: JobFolder) -> dict[str, bytes]:
+    """The bytes of every weight in the model that a job left, by name."""
+    found = {}
+    with h5py.File(job.base / "model/fx_btc_jpy_model.h5") as file:
+        file["model_weights"].visititems(
+            lambda name, item: found.update({name: item[()].tobytes()}) if isinstance(item, h5py.Dataset) else None
+        )
+    assert len(found) == 6, sorted(found)
+    return found
+
+
+def kill(process: subprocess.Popen, job: JobFolder) -> None:
+    if job.image:
+        subprocess.run(["docker", "kill", job.name], capture_output=True, check=False)
+    process.kill()
+    process.communicate()
+    while (
+        job.image and not subprocess.run(["docker", "inspect", job.name], capture_output=True, check=False).returncode
+    ):
+        time.sleep(0.05)
+
+
+def chain(
+    expected: dict[str, bytes], seconds: float, kills: int, seed: int, folder: Path, market, image: str | None
+) -> list[float]:
+    """Kills one job so many times and lets it end; the moments, in seconds after each start.
+
+    Args:
+        expected: the weights of an uninterrupted job.
+        seconds: which that took.
+    """
+    moments, chance = [], random.Random(seed)
+    job = JobFolder(folder, SETTINGS, channel={"p.parquet": market}, checkpoints=True, image=image)
+    while len(moments) < kills:
+        process = job.start()
+        moment = chance.uniform(0, 1.1 * seconds)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            kill(process, job)
+            moments.append(round(moment, 2))
+        else:  # it ended before; the model of this run must be right, too, and the job begins anew
+            assert process.returncode == 0
+            assert weights_of(job) == expected, f"chain of seed {seed} after kills at {moments}"
+            for path in (job.base / "checkpoints").rglob("*.ckpt"):
+                path.unlink()
+    assert job.run() == 0, job.errors
+    assert weights_of(job) == expected, f"chain of seed {seed} after kills at {moments}"
+    return moments
+
+
+def run(kills: int, chains: int, seed: int, image: str | None = None) -> int:
+    """Kills jobs so many times in so many chains; returns how many kills were survived bit for bit."""
+    market = sample_market(rows=6000, seed=3)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        whole = JobFolder(folder / "whole", SETTINGS, channel={"p.parquet": market}, image=image)
+        began = time.monotonic()
+        assert whole.run() == 0, whole.errors
+        seconds, expected = time.monotonic() - began, weights_of(whole)
+        done = 0
+        for number in range(chains):
+            share = kills * (number + 1) // chains - kills * number // chains
+            moments = chain(expected, seconds, share, seed + number, folder / f"chain-{number}", market, image)
+            done += len(moments)
+            print(
+                f"{'docker' if image else 'process'}, seed {seed + number}: the same weights after kills at "
+                f"{', '.join(map(str, moments))} s of {seconds:.1f} s",
+                flush=True,
+            )
+    return done
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=200, help="kills")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--image", help="also in containers of it, for half of the kills")
+    arguments = parser.parse_args()
+    inside = arguments.n // 2 if arguments.image else 0
+    survived = run(arguments.n - inside, max(1, (arguments.n - inside) // 5), arguments.seed)
+    if inside:
+        survived += run(inside, max(1, inside // 5), arguments.seed, arguments.image)
+    print(f"{survived} of {arguments.n} kills: the same weights, bit for bit")
+    sys.exit(survived != arguments.n)

@@ -7,11 +7,12 @@ machine and one on SageMaker look the same.
 import base64
 import csv
 import io
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ml.errors import redacted
+from ml.files import write_whole
 from request import objective_of, ranges_of, training_part
 
 CSV = "leaderboard.csv"
@@ -45,13 +46,13 @@ def table(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> tuple[list[st
     tuned = [entry["Name"] for _, entry in ranges_of(tuning)]
     rows = []
     for rank, trial in enumerate(ranked(trials, maximize=maximize), 1):
-        value, seconds = objective_value(trial), _seconds(trial)
+        value, seconds = objective_value(trial), _seconds_of(trial)
         rows.append(
             [
                 str(rank),
                 trial["TrainingJobStatus"],
                 "" if value is None else f"{value:.6g}",
-                *(_shown(trial.get("TunedHyperParameters", {}).get(name, "")) for name in tuned),
+                *(_cut(trial.get("TunedHyperParameters", {}).get(name, "")) for name in tuned),
                 "" if seconds is None else f"{seconds:.0f}",
                 trial["TrainingJobName"],
             ]
@@ -66,9 +67,7 @@ def write_files(folder: Path, tuning: dict[str, Any], trials: list[dict[str, Any
     text = io.StringIO(newline="")
     csv.writer(text).writerows([columns, *rows])
     for name, content in ((CSV, text.getvalue()), (PAGE, page(tuning, trials))):
-        temporary = folder / f".{name}"
-        temporary.write_text(content, encoding="utf-8", newline="")
-        temporary.replace(folder / name)
+        write_whole(folder / name, content)
 
 
 def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
@@ -79,7 +78,7 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
     columns, rows = table(tuning, trials)
     best = best_of(trials, maximize=maximize)
     settings = training_part(tuning).get("StaticHyperParameters", {}) | (best or {}).get("TunedHyperParameters", {})
-    settings = {name: re.sub(r"//[^/@]*@", "//...@", value) for name, value in settings.items()}  # no passwords
+    settings = {name: redacted(value) for name, value in settings.items()}
     charts = []
     if any(objective_value(trial) is not None for trial in trials):
         charts.append((f"{metric} over time", _progress_chart(trials, metric, maximize)))
@@ -104,7 +103,7 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
     )
 
 
-def _shown(text: str) -> str:
+def _cut(text: str) -> str:
     """A hyperparameter's value, cut to what a reader compares."""
     try:
         return text if float(text).is_integer() else f"{float(text):.4g}"
@@ -112,21 +111,21 @@ def _shown(text: str) -> str:
         return text
 
 
-def _moment(value: str | datetime) -> datetime:
+def _parse_time(value: str | datetime) -> datetime:
     """A record's time is text, boto3's is none."""
     return value if isinstance(value, datetime) else datetime.fromisoformat(value)
 
 
-def _seconds(trial: dict[str, Any]) -> float | None:
+def _seconds_of(trial: dict[str, Any]) -> float | None:
     if "TrainingStartTime" not in trial or "TrainingEndTime" not in trial:
         return None
-    return (_moment(trial["TrainingEndTime"]) - _moment(trial["TrainingStartTime"])).total_seconds()
+    return (_parse_time(trial["TrainingEndTime"]) - _parse_time(trial["TrainingStartTime"])).total_seconds()
 
 
 # Charts: SVG pictures as data URLs, so that neither their names nor their styles meet
 
 
-def _axes(label: str, metric: str):
+def _make_axes(label: str, metric: str) -> Any:
     from matplotlib.figure import Figure  # no pyplot: no state, no display
 
     axes = Figure(figsize=_CHART_INCHES, layout="constrained").add_subplot()
@@ -139,7 +138,7 @@ def _axes(label: str, metric: str):
     return axes
 
 
-def _as_url(axes) -> str:
+def _as_url(axes: Any) -> str:
     if axes.lines:
         axes.figure.legend(
             loc="outside upper right", ncols=4, columnspacing=1, handletextpad=0.3, frameon=False, fontsize="small"
@@ -149,21 +148,21 @@ def _as_url(axes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _plain(text: str) -> str:
+def _without_formulas(text: str) -> str:
     """Text that matplotlib takes for text: a dollar sign would start a formula."""
     return text.replace("$", r"\$")
 
 
-def _progress_chart(trials, metric, maximize):
+def _progress_chart(trials: list[dict[str, Any]], metric: str, maximize: bool) -> str:
     ended = sorted(
         (trial for trial in trials if objective_value(trial) is not None and "TrainingEndTime" in trial),
-        key=lambda trial: _moment(trial["TrainingEndTime"]),
+        key=lambda trial: _parse_time(trial["TrainingEndTime"]),
     )
-    axes = _axes("minutes since the start", _plain(metric))
+    axes = _make_axes("minutes since the start", _without_formulas(metric))
     if ended:
-        start = min(_moment(trial["CreationTime"]) for trial in trials)
-        minutes = [(_moment(trial["TrainingEndTime"]) - start).total_seconds() / 60 for trial in ended]
-        values = [objective_value(trial) for trial in ended]
+        start = min(_parse_time(trial["CreationTime"]) for trial in trials)
+        minutes = [(_parse_time(trial["TrainingEndTime"]) - start).total_seconds() / 60 for trial in ended]
+        values = [value for trial in ended if (value := objective_value(trial)) is not None]
         better = max if maximize else min
         axes.step(
             minutes,
@@ -183,13 +182,15 @@ def _progress_chart(trials, metric, maximize):
     return _as_url(axes)
 
 
-def _range_chart(trials, metric, kind, entry, best):
+def _range_chart(
+    trials: list[dict[str, Any]], metric: str, kind: str, entry: dict[str, Any], best: dict[str, Any] | None
+) -> str:
     name = entry["Name"]
-    axes = _axes(_plain(name), _plain(metric))
+    axes = _make_axes(_without_formulas(name), _without_formulas(metric))
     categorical = kind == "CategoricalParameterRanges"
     if categorical:
         places = {str(value): index for index, value in enumerate(entry["Values"])}
-        axes.set_xticks(list(places.values()), [_plain(value) for value in places])
+        axes.set_xticks(list(places.values()), [_without_formulas(value) for value in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
     elif entry.get("ScalingType") == "Logarithmic":
         axes.set_xscale("log", subs=[2, 5])
@@ -204,10 +205,10 @@ def _range_chart(trials, metric, kind, entry, best):
         ("InProgress", "s", _GREY, "running"),
     ):
         points = [
-            (places[text] if categorical else float(text), objective_value(trial))
+            (places[text] if categorical else float(text), value)
             for trial in trials
             if trial["TrainingJobStatus"] == status
-            and objective_value(trial) is not None
+            and (value := objective_value(trial)) is not None
             and (text := trial.get("TunedHyperParameters", {}).get(name)) is not None
         ]
         if points:
@@ -216,7 +217,7 @@ def _range_chart(trials, metric, kind, entry, best):
         text = best["TunedHyperParameters"][name]
         axes.plot(
             [places[text] if categorical else float(text)],
-            [objective_value(best)],
+            [objective_value(best) or 0],
             "D",
             color=_ORANGE,
             fillstyle="none",

@@ -17,7 +17,7 @@ from test_training import Stop, fit, trainer_of
 from job_folder import SMALL, JobFolder
 from ml.learn.checkpoints import Checkpoint, CheckpointFolder
 from ml.learn.network import build_network
-from places import DockerPlace
+from place.docker import DockerPlace
 
 SECRET = "hunter2hunter2"
 

@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# An account that nobody has
+REGION = "eu-west-1"
+IMAGE_URI = "999988887777.dkr.ecr.eu-west-1.amazonaws.com/position-trainer:1"
+ROLE = "arn:aws:iam::999988887777:role/trainer"
+ACCOUNT = ["--role", ROLE, "--bucket", "prices", "--image", IMAGE_URI]
+
 LAUNCH = [sys.executable, str(REPOSITORY / "sagemaker" / "launch.py")]
 
 STUB_JOB = '''
 """A training job in miniature: the contract's files and signals, metric lines, no TensorFlow."""
 import json, os, signal, time
 from pathlib import Path
+from ml.files import write_json
 from ml.platform.job import base_folder
 from ml.metrics import metric_line, performance_line, rounded
 
@@ -37,19 +44,33 @@ def main():
                   "best_val_loss": 1 - accuracy, "best_val_accuracy": accuracy, "windows_per_second": 123456.7}
         values = {name: rounded(value) for name, value in values.items()}
         print(metric_line(epoch, epochs, values), flush=True)
-        history.append({"epoch": epoch} | {name: None if value != value else value for name, value in values.items()})
+        history.append(values)
     once = {"mean_val_accuracy": rounded(accuracy), "val_pnl": -1.5} if history else {}
+    verdicts = {"verdict": "The model is a [stub].", "profit_verdict": "Nothing."}
     if history:
-        print(performance_line(once), flush=True)
+        print(performance_line(once), *verdicts.values(), sep="\\n", flush=True)
     (base / "model" / "fx_btc_jpy_model.h5").write_bytes(b"\\x89HDF\\r\\n\\x1a\\n" + dropout.encode())
-    (base / "model" / "metrics.json").write_text(json.dumps(
-        {"epochs": history, "best_epoch": len(history), "best": history[-1] if history else {},
-         "performance": {"verdict": "The model is a [stub].", "profit_verdict": "Nothing.", "metrics": once}}))
+    write_json(base / "model" / "metrics.json", {
+        "epochs": [{"epoch": epoch} | values for epoch, values in enumerate(history, 1)],
+        "best_epoch": len(history), "best": history[-1] if history else {},
+        "performance": {"metrics": once} | verdicts, "folds": [{}] * int(parameters.get("folds", "1"))})
     (base / "output" / "data" / "report.html").write_text("<!doctype html>")
     (base / "output" / "data" / "seen.json").write_text(json.dumps({
         "parameters": parameters, "cores": len(os.sched_getaffinity(0)), "job": os.environ["TRAINING_JOB_NAME"],
         "data": sorted(str(path.relative_to(base)) for path in base.glob("input/**/*") if path.is_file())}))
 '''
+
+
+def price_list_entry(usage_type, usd, unit="Hrs"):
+    """An entry of the Price List, as GetProducts gives it, shortened to what is read."""
+    dimension = {"unit": unit, "pricePerUnit": {"USD": usd}, "description": f"${usd} per hour"}
+    return json.dumps(
+        {
+            "product": {"productFamily": "ML Instance", "attributes": {"usagetype": usage_type}, "sku": "A"},
+            "serviceCode": "AmazonSageMaker",
+            "terms": {"OnDemand": {"A.B": {"priceDimensions": {"A.B.C": dimension}}}},
+        }
+    )
 
 
 class Launcher:

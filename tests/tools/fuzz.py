@@ -31,7 +31,7 @@ from click.testing import CliRunner
 from hypothesis import strategies as st
 
 import launch
-import request as requests
+from build import read_request
 from ml.data.history import checked
 from ml.data.sources import read_channel, read_kydb
 from ml.databases import connect
@@ -40,6 +40,8 @@ from ml.learn.checkpoints import Checkpoint, CheckpointFolder
 from ml.platform.job import read_job
 from ml.settings import SETTINGS, parse_settings
 from ml.timeseries import time_series
+from request import TRAINING, TUNING
+from rules import check, problems_on_sagemaker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LONGEST_SECONDS = 20  # for one input; what takes longer hangs
@@ -434,8 +436,8 @@ def request_files(data, folder: Path) -> None:
         traceback.format_exception(result.exception)
     ) + content.decode("utf-8", "replace")
     with told():
-        read = requests.read_request(path, requests.TRAINING if command == "train" else requests.TUNING)
-        requests.check(read, "aws")
+        read = read_request(path, TRAINING if command == "train" else TUNING)
+        check(read, problems_on_sagemaker)
 
 
 IDENTITY = {"nodes": 16, "data": "abc"}

@@ -2,114 +2,40 @@
 
 `python runner.py FOLDER LOCK` is started by a place, in a session of its own, so that the job outlives the
 launcher and hears of no Ctrl-C. It holds a lock for as long as anything of the job runs: a record that says
-InProgress with the lock free is of a job that died with its machine. Standard library only, since one of
-these sits beside every job.
+InProgress with the lock free is of a job that died with its machine. It imports the standard library and little
+else, since one of these sits beside every job.
 """
 
 import contextlib
-import fcntl
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-RECORD = "training_job.json"
-LOG = "job.log"
-FINAL = ("Completed", "Failed", "Stopped")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "container"))
 
-JOB_LOCK, RUNNER_LOCK = ".lock", ".runner.lock"  # held by all that is of the job, and by its runner alone
+from place.record import LOG, RECORD, RUNNER_LOCK, metrics_in, now, read_record, signal_job, take_lock, write_record
+
 _STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
 _FAILURE_CHARACTERS = 1024
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What SageMaker's Describe call would answer for a job, and the few keys that are ours.
-
-    Raises:
-        FileNotFoundError: there is no such job.
-    """
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes a record whole or not at all."""
-    record["LastModifiedTime"] = now()
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def now() -> str:
-    """The time, UTC, as records write it."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-
-
-def take_lock(folder: Path, name: str = JOB_LOCK) -> int | None:
-    """A file descriptor that holds a lock in the folder; None where another process holds it.
-
-    The kernel frees the lock when the last process that inherited the descriptor is gone, however it went.
-    """
-    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def is_locked(folder: Path, name: str = JOB_LOCK) -> bool:
-    """Whether something of the job in the folder runs, or its runner."""
-    with (folder / name).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who look do not see each other
-        except BlockingIOError:
-            return True
-        return False
-
-
-def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[float]]:
-    """Metric name to the values that its regex finds in a log, in their order, as SageMaker does it."""
-    found = {definition["Name"]: [] for definition in definitions}
-    for definition in definitions:
-        for match in re.finditer(definition["Regex"], log, re.MULTILINE):
-            with contextlib.suppress(ValueError, TypeError):  # a user's own regex may match what is no number
-                found[definition["Name"]].append(float(match[1]))
-    return found
-
-
-def signal_job(record: dict[str, Any], number: signal.Signals) -> None:
-    """To a job's container where there is one: the docker command passes on signals, yet not SIGKILL."""
-    container = record.get("Container")
-    if (
-        container
-        and subprocess.run(
-            ["docker", "kill", "--signal", str(int(number)), container], capture_output=True, check=False
-        ).returncode
-        == 0
-    ):
-        return
-    with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
-        os.killpg(record["JobPid"], number)
-
-
-class _Run:
+class _JobRun:
     """One job from start to end."""
 
     def __init__(self, folder: Path, lock: int):
         self._folder, self._lock, self._runner_lock = folder, lock, take_lock(folder, RUNNER_LOCK)
         self._record = read_record(folder / RECORD)
         self._stopped_because = ""  # SecondaryStatus of a job that was stopped
-        signal.signal(signal.SIGTERM, lambda *_: self._stop("Stopped"))
+        signal.signal(signal.SIGTERM, lambda *_: self._ask_to_stop("Stopped"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def run(self) -> None:
+        """Starts the job, waits for its end, and writes down what it came to."""
         record = self._record
         if record.get("Cores"):
             os.sched_setaffinity(0, record["Cores"])
@@ -128,33 +54,28 @@ class _Run:
                     pass_fds=[self._lock],
                 )
             except OSError as error:
-                write_record(
-                    self._folder / RECORD,
-                    record
-                    | {
-                        "TrainingJobStatus": "Failed",
-                        "SecondaryStatus": "Failed",
-                        "TrainingEndTime": now(),
-                        "FailureReason": f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
-                        "install requirements.txt beside sagemaker/requirements.txt",
-                    },
+                record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "TrainingEndTime": now()}
+                record["FailureReason"] = (
+                    f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
+                    "install requirements.txt beside sagemaker/requirements.txt"
                 )
+                write_record(self._folder / RECORD, record)
                 return
         record["JobPid"] = self._job.pid
         write_record(self._folder / RECORD, record)
-        self._end(self._wait())
+        self._write_end(self._wait())
 
     def _wait(self) -> int:
         """The exit code, once the job ends or had to be ended."""
         started = time.monotonic()
         limit = self._record["StoppingCondition"].get("MaxRuntimeInSeconds", float("inf"))
-        told, kill_at = False, float("inf")
-        while (code := self._polled()) is None:
+        asked, kill_at = False, float("inf")
+        while (code := self._poll()) is None:
             elapsed = time.monotonic() - started
             if elapsed > limit and not self._stopped_because:
-                self._stop("MaxRuntimeExceeded")
-            if self._stopped_because and not told:
-                told, kill_at = True, elapsed + _STOP_SECONDS
+                self._ask_to_stop("MaxRuntimeExceeded")
+            if self._stopped_because and not asked:
+                asked, kill_at = True, elapsed + _STOP_SECONDS
                 write_record(
                     self._folder / RECORD,
                     self._record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"},
@@ -165,14 +86,14 @@ class _Run:
                 signal_job(self._record, signal.SIGKILL)
         return code
 
-    def _polled(self) -> int | None:
+    def _poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._job.wait(timeout=0.1)
 
-    def _stop(self, because: str) -> None:
+    def _ask_to_stop(self, because: str) -> None:
         self._stopped_because = self._stopped_because or because
 
-    def _end(self, code: int) -> None:
+    def _write_end(self, code: int) -> None:
         record, folder = self._record, self._folder
         record["TrainingEndTime"] = now()
         started, ended = (datetime.fromisoformat(record[f"Training{edge}Time"]) for edge in ("Start", "End"))
@@ -180,10 +101,8 @@ class _Run:
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
         found = metrics_in(log, record["AlgorithmSpecification"]["MetricDefinitions"])
         record["FinalMetricDataList"] = [
-            {"MetricName": name, "Value": values[-1] if values[-1] == values[-1] else None}
-            for name, values in found.items()
-            if values
-        ]  # None: JSON has no nan
+            {"MetricName": name, "Value": values[-1]} for name, values in found.items() if values
+        ]
         if self._stopped_because:
             record |= {"TrainingJobStatus": "Stopped", "SecondaryStatus": self._stopped_because}
         elif code == 0:
@@ -225,4 +144,4 @@ class _Run:
 
 
 if __name__ == "__main__":
-    _Run(Path(sys.argv[1]), int(sys.argv[2])).run()
+    _JobRun(Path(sys.argv[1]), int(sys.argv[2])).run()

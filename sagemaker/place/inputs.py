@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ml.errors import UserError
@@ -35,7 +36,7 @@ def bring_channel(uri: str, folder: Path) -> None:
         raise UserError(f"the channel's {source} cannot be read: {error}") from None
 
 
-def _link_or_copy(source, target):
+def _link_or_copy(source: Path | str, target: Path | str) -> None:
     """A hard link costs nothing and is a plain file inside a container, which a symbolic link is not."""
     try:
         os.link(Path(source).resolve(), target)
@@ -51,7 +52,8 @@ def _download(uri: str, folder: Path) -> None:
     parts = urlsplit(uri)
     prefix = parts.path.lstrip("/")
     try:
-        bucket = boto3.resource("s3").Bucket(parts.netloc)
+        resource: Any = boto3.resource("s3")  # made at run time, so no type checker knows it
+        bucket = resource.Bucket(parts.netloc)
         keys = [item.key for item in bucket.objects.filter(Prefix=prefix) if not item.key.endswith("/")]
         if not keys:
             raise UserError(f"the channel's {uri} has no objects")

@@ -2,10 +2,8 @@
 
 import contextlib
 import csv
-import html
 import itertools
 import json
-import math
 import os
 import random
 import signal
@@ -17,10 +15,8 @@ import optuna
 import pytest
 import yaml
 
-import leaderboard
-import request as requests
-import tuning
 from launching import REPOSITORY
+from search_rules import TunedRange
 
 
 @pytest.fixture
@@ -121,7 +117,7 @@ def test_grid_tries_every_point_once(tune):
 )
 def test_ranges_and_scalings_are_kept(kind, entry, check):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    tuned = tuning.TunedRange(kind, {"Name": "any", **entry})
+    tuned = TunedRange(kind, {"Name": "any", **entry})
     texts = [tuned.suggest(study.ask()) for _ in range(100)]
     assert check(texts)
     assert all(tuned.distribution._contains(tuned.distribution.to_internal_repr(tuned.parse(text))) for text in texts)
@@ -342,74 +338,3 @@ def children(pid):
         return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     except FileNotFoundError:
         return []
-
-
-# The page
-
-
-def trial(number, status="Completed", value=0.5, **tuned):
-    entry = {
-        "TrainingJobName": f"t-{number:03d}",
-        "TrainingJobStatus": status,
-        "CreationTime": f"2020-01-01T00:0{number}:00+00:00",
-        "TrainingStartTime": f"2020-01-01T00:0{number}:01+00:00",
-        "TunedHyperParameters": tuned,
-    }
-    if status != "InProgress":
-        entry["TrainingEndTime"] = f"2020-01-01T00:0{number}:59+00:00"
-    if value is not None:
-        entry["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": "best_val_accuracy", "Value": value}
-    return entry
-
-
-def example():
-    tuning = requests.read_request(REPOSITORY / "sagemaker" / "tuning_job.yaml", requests.TUNING) | {
-        "HyperParameterTuningJobName": "<b>$t$</b>",
-        "HyperParameterTuningJobStatus": "InProgress",
-    }
-    tuning["HyperParameterTuningJobConfig"]["ParameterRanges"]["CategoricalParameterRanges"] = [
-        {"Name": "<i>&", "Values": ["<script>alert(1)</script>", "$b$"]}
-    ]
-    tuning["TrainingJobDefinition"]["StaticHyperParameters"]["prices_db"] = "redis://user:secret@host:6379"
-    shared = {"lookback": "100", "nodes": "64", "dropout": "0.1", "learning_rate": "0.001"}
-    return tuning, [
-        trial(1, **shared, **{"<i>&": "$b$"}),
-        trial(2, "Stopped", 0.4, **shared | {"lookback": "1000"}, **{"<i>&": "<script>alert(1)</script>"}),
-        trial(3, "Failed", None, **shared),
-        trial(4, "InProgress", 0.9, **shared | {"nodes": "1000"}),
-    ]
-
-
-def test_the_page_escapes_everything_and_fetches_nothing():
-    tuning, trials = example()
-    page = leaderboard.page(tuning, trials)
-    assert "<script" not in page and "<i>" not in page
-    assert html.escape("<i>&") in page
-    assert "secret" not in page
-    assert "http" not in page.replace("http-equiv", "")
-
-
-def test_a_trial_that_still_runs_is_not_the_best():
-    _, trials = example()
-    assert leaderboard.best_of(trials, maximize=True)["TrainingJobName"] == "t-001"
-    assert leaderboard.best_of(trials[2:], maximize=True) is None
-    assert leaderboard.best_of(trials[:2], maximize=False)["TrainingJobName"] == "t-002"
-
-
-def test_a_page_without_an_objective_yet_has_no_charts():
-    tuning, trials = example()
-    assert "<figure>" not in leaderboard.page(tuning, trials[2:3])
-
-
-def test_the_page_in_a_browser(browser, tmp_path):
-    leaderboard.write_files(tmp_path, *example())
-    browser.get((tmp_path / "leaderboard.html").as_uri())
-    assert browser.get_log("browser") == []
-    charts = browser.execute_script("return [...document.images].map(image => [image.alt, image.naturalWidth])")
-    assert [title for title, _ in charts] == ["best_val_accuracy over time"] + [
-        f"best_val_accuracy against {name}" for name in ("lookback", "nodes", "dropout", "learning_rate", "<i>&")
-    ]
-    assert all(width > 0 for _, width in charts)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    assert browser.title == "<b>$t$</b>"
-    assert not math.isnan(browser.execute_script("return document.querySelectorAll('tr').length"))

@@ -15,16 +15,18 @@ import boto3
 import botocore.config
 import botocore.exceptions
 
+import rules
 from ml.errors import UserError
-from request import local_path, s3_sources, training_part
-from runner import FINAL
+from place import cost
+from place.base import FINAL, Listing, NoSuchJob, Upload
+from request import local_path, name_of, s3_sources, training_part
 
 _LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _LISTED = 50
 _PREFIX = "position-trainer"
 
 
-def channels_in_s3(request: dict[str, Any], name: str) -> list[tuple[Path, str]]:
+def channels_in_s3(request: dict[str, Any], name: str) -> list[Upload]:
     """Points the file:// channels of a request to where their files will be in S3.
 
     Returns:
@@ -33,7 +35,7 @@ def channels_in_s3(request: dict[str, Any], name: str) -> list[tuple[Path, str]]
     Raises:
         UserError: there is no such file or folder, or it is empty.
     """
-    uploads = []
+    uploads: list[Upload] = []
     results = training_part(request).get("OutputDataConfig", {}).get("S3OutputPath", "").rstrip("/")
     for channel, source in s3_sources(request).items():
         if source["S3Uri"].startswith("file://"):
@@ -46,10 +48,6 @@ def channels_in_s3(request: dict[str, Any], name: str) -> list[tuple[Path, str]]
             uploads += [(path, uri + path.relative_to(above).as_posix()) for path in files]
             source["S3Uri"] = uri
     return uploads
-
-
-class NoSuchJob(UserError):
-    """SageMaker has no job of that name."""
 
 
 class _NotThere(UserError):
@@ -66,10 +64,14 @@ class AwsPlace:
     """
 
     name = "aws"
+    interrupt_stops_job = False
+    has_sample_market = False
+    own_search = False
+    image: str | None = None
 
     def __init__(self, runs: Path, region: str | None = None, poll_seconds: float = 10):
         self.runs = runs.resolve()
-        self._poll_seconds = poll_seconds
+        self.poll_seconds = poll_seconds
         self._session = boto3.Session(region_name=region)
         self._clients = dict[str, Any]()
 
@@ -84,17 +86,39 @@ class AwsPlace:
             raise UserError("no AWS region is known; give --region or set AWS_REGION")
         return self._session.region_name
 
-    def client(self, service: str):
-        """A client that waits and tries again where AWS throttles."""
+    def client(self, service: str) -> Any:
+        """A client that waits and tries again where AWS throttles; for prices one that gives up soon."""
         if service not in self._clients:
-            config = botocore.config.Config(retries={"mode": "adaptive", "max_attempts": 10})
-            self._clients[service] = self._session.client(service, self.region, config=config)
+            if service == "pricing":
+                region, config = cost.REGION, cost.IMPATIENT
+            else:
+                region = self.region
+                config = botocore.config.Config(retries={"mode": "adaptive", "max_attempts": 10})
+            self._clients[service] = self._session.client(service, region, config=config)
         return self._clients[service]
 
     def folder(self, name: str) -> Path:
         return self.runs / name
 
-    def upload(self, uploads: list[tuple[Path, str]]) -> None:
+    def prepare(self, request: dict[str, Any]) -> list[Upload]:
+        return channels_in_s3(request, name_of(request))
+
+    def problems_with(self, request: dict[str, Any]) -> Iterator[str]:
+        return rules.problems_on_sagemaker(request)
+
+    def estimate(self, request: dict[str, Any]) -> str:
+        return cost.estimate(request, self._hourly_price(training_part(request)))
+
+    def bill(self, record: dict[str, Any]) -> str:
+        return cost.bill(record, self._hourly_price(record)) if "BillableTimeInSeconds" in record else ""
+
+    def _hourly_price(self, job: dict[str, Any]) -> float | None:
+        """USD an hour of a job's instances, as far as AWS tells it to these credentials."""
+        resources, region = job.get("ResourceConfig", {}), self.region
+        price = cost.hourly_price(lambda: self.client("pricing"), resources.get("InstanceType", ""), region)
+        return None if price is None else price * resources.get("InstanceCount", 1)
+
+    def upload(self, uploads: list[Upload]) -> None:
         """Uploads files of this machine to S3."""
         for path, uri in uploads:
             bucket, _, key = uri.removeprefix("s3://").partition("/")  # whole: names may have what urlsplit cuts at
@@ -113,9 +137,9 @@ class AwsPlace:
         Raises:
             NoSuchJob: there is none.
         """
-        return self._described("describe_training_job", "training job", TrainingJobName=name)
+        return self._describe("describe_training_job", "training job", TrainingJobName=name)
 
-    def _described(self, operation, what, **name):
+    def _describe(self, operation: str, what: str, **name: str) -> dict[str, Any]:
         try:
             answer = getattr(self.client("sagemaker"), operation)(**name)
         except botocore.exceptions.ClientError as error:
@@ -135,20 +159,20 @@ class AwsPlace:
     def lines(self, name: str, *, follow: bool) -> Iterator[str]:
         """The lines of a job's logs, hosts and changes of status told; with `follow`, until the job ends."""
         tokens = dict[str, str]()
-        told = 0
+        shown = 0
         while True:
             record = self.describe(name)
             transitions = record.get("SecondaryStatusTransitions", [])
-            for transition in transitions[told:] if follow else []:
+            for transition in transitions[shown:] if follow else []:
                 yield f"{transition['Status']}: {transition.get('StatusMessage', '')}".rstrip(": ")
-            told = len(transitions)
+            shown = len(transitions)
             ended = record["TrainingJobStatus"] in FINAL
             if ended and follow:
-                time.sleep(min(self._poll_seconds, 2))  # the last lines arrive a little after the status
+                time.sleep(min(self.poll_seconds, 2))  # the last lines arrive a little after the status
             yield from self._new_lines(name, tokens)
             if ended or not follow:
                 return
-            time.sleep(self._poll_seconds)
+            time.sleep(self.poll_seconds)
 
     def _new_lines(self, name: str, tokens: dict[str, str]) -> Iterator[str]:
         """Log lines that were not yet read; `tokens` holds, for each stream, how far it was."""
@@ -212,11 +236,11 @@ class AwsPlace:
                 raise (_NotThere if missing else UserError)(f"{uri} cannot be unpacked: {error}") from None
             content.rename(folder)
 
-    def records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The newest training jobs and tuning jobs whose names are this launcher's; trials are not among them."""
+    def records(self) -> Listing:
+        """The newest training and tuning jobs whose names are this launcher's; trials are not among them."""
         tunings = self._newest("list_hyper_parameter_tuning_jobs", "HyperParameterTuningJobSummaries")
         names = tuple(f"{tuning['HyperParameterTuningJobName']}-" for tuning in tunings)
-        return self._newest("list_training_jobs", "TrainingJobSummaries", without=names), tunings
+        return Listing(self._newest("list_training_jobs", "TrainingJobSummaries", without=names), tunings, [])
 
     def _newest(self, operation: str, key: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         pages = (
@@ -229,10 +253,15 @@ class AwsPlace:
 
     # Tuning jobs
 
-    def start_tuning(self, request: dict[str, Any]) -> str:
-        """Starts a tuning job and returns its name."""
+    def start_tuning(self, request: dict[str, Any], model_db: str = "") -> str:
+        """Starts a tuning job and returns its name; SageMaker's record has no room for `model_db`."""
         self.client("sagemaker").create_hyper_parameter_tuning_job(**request)
         return request["HyperParameterTuningJobName"]
+
+    def resume_tuning(self, name: str) -> None:
+        raise UserError(
+            f"SageMaker cannot go on with a tuning job; one that learns from it: tune --on aws --warm-start {name}"
+        )
 
     def describe_tuning(self, name: str) -> dict[str, Any]:
         """DescribeHyperParameterTuningJob.
@@ -240,7 +269,7 @@ class AwsPlace:
         Raises:
             NoSuchJob: there is none.
         """
-        return self._described("describe_hyper_parameter_tuning_job", "tuning job", HyperParameterTuningJobName=name)
+        return self._describe("describe_hyper_parameter_tuning_job", "tuning job", HyperParameterTuningJobName=name)
 
     def trials(self, name: str) -> list[dict[str, Any]]:
         """A tuning job's trials, the oldest first."""

@@ -1,4 +1,4 @@
-"""Requests: what is sent, and that every wrong one is told before AWS hears of it."""
+"""Checking requests: every wrong one is told before AWS hears of it."""
 
 import copy
 from pathlib import Path
@@ -9,36 +9,28 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-import prices
-import request as requests
+from aws_model import find_problems
+from build import add_metric_definitions, read_request
 from launch import main
+from launching import IMAGE_URI, REPOSITORY, ROLE
 from ml.metrics import METRICS, metric_definitions
-from ml.settings import PRESETS, parse_settings
+from place.find import make_place
+from request import TRAINING, TUNING, operation_of
+from rules import WrongRequest, check
 
-FOLDER = Path(__file__).resolve().parents[2] / "sagemaker"
-IMAGE = "999988887777.dkr.ecr.eu-west-1.amazonaws.com/position-trainer:1"
-ACCOUNT = [
-    "--role",
-    "arn:aws:iam::999988887777:role/trainer",
-    "--bucket",
-    "prices",
-    "--region",
-    "eu-west-1",
-    "--image",
-    IMAGE,
-]
+FOLDER = REPOSITORY / "sagemaker"
 
 
 @pytest.fixture
 def training():
-    request = requests.read_request(FOLDER / "training_job.yaml", requests.TRAINING)
+    request = read_request(FOLDER / "training_job.yaml", TRAINING)
     request["HyperParameters"]["prices_db"] = "s3://prices"
     return request
 
 
 @pytest.fixture
 def tuning():
-    request = requests.read_request(FOLDER / "tuning_job.yaml", requests.TUNING)
+    request = read_request(FOLDER / "tuning_job.yaml", TUNING)
     request["TrainingJobDefinition"]["StaticHyperParameters"]["prices_db"] = "s3://prices"
     return request
 
@@ -54,9 +46,13 @@ def put(request, path, value):
         request[last] = value
 
 
+def check_in(place, request):
+    check(request, make_place(place, Path("runs")).problems_with)
+
+
 def problems(request, place="local"):
-    with pytest.raises(requests.WrongRequest) as error:
-        requests.check(request, place)
+    with pytest.raises(WrongRequest) as error:
+        check_in(place, request)
     return error.value.problems
 
 
@@ -64,18 +60,15 @@ def problems(request, place="local"):
 def test_the_files_are_valid_as_they_are(name):
     request = yaml.safe_load((FOLDER / name).read_text())
     shape = (
-        botocore.session.get_session()
-        .get_service_model("sagemaker")
-        .operation_model(requests.operation_of(request))
-        .input_shape
+        botocore.session.get_session().get_service_model("sagemaker").operation_model(operation_of(request)).input_shape
     )
     assert not botocore.validate.ParamValidator().validate(request, shape).has_errors()
-    assert list(requests._shape_problems(shape, request, "")) == []
+    assert list(find_problems(request)) == []
 
 
 def test_the_shipped_requests_pass_where_they_name_prices(training, tuning):
-    requests.check(training, "local")
-    requests.check(tuning, "local")
+    check_in("local", training)
+    check_in("local", tuning)
 
 
 # path, value, and what the one message must name: the key, what was received, what is allowed
@@ -201,7 +194,7 @@ def test_hyperbands_rules(tuning):
     assert "MaxResource: missing" in found
     config["TrainingJobEarlyStoppingType"] = "Off"
     config["StrategyConfig"] = {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}
-    requests.check(tuning, "local")
+    check_in("local", tuning)
     config["HyperParameterTuningJobObjective"]["MetricName"] = "val_auc"
     assert "Hyperband needs a metric of every epoch, received 'val_auc'" in problems(tuning)[0]
 
@@ -209,7 +202,7 @@ def test_hyperbands_rules(tuning):
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.goal])
 def test_every_metric_with_a_goal_can_be_tuned_for(tuning, name):
     tuning[CONFIG]["HyperParameterTuningJobObjective"] = {"Type": METRICS[name].goal, "MetricName": name}
-    requests.check(tuning, "local")
+    check_in("local", tuning)
 
 
 def test_there_is_room_for_more_metrics():
@@ -224,24 +217,25 @@ def test_all_problems_are_told_at_once(training):
 
 def test_the_users_own_script_takes_what_it_likes(training):
     training["HyperParameters"] |= {"sagemaker_program": "mine.py", "anything": "goes"}
-    requests.check(training, "local")
+    check_in("local", training)
 
 
 def test_what_the_sdks_estimator_sends_is_right():
     """As recorded of `sagemaker.estimator.Estimator(...).fit({"train": "s3://..."})`, SDK 2.257.7."""
     results = "s3://prices/position-trainer/jobs"
-    requests.check(
+    check_in(
+        "aws",
         {
             "AlgorithmSpecification": {
                 "TrainingInputMode": "File",
-                "TrainingImage": IMAGE,
+                "TrainingImage": IMAGE_URI,
                 "MetricDefinitions": metric_definitions(),
             },
             "OutputDataConfig": {"S3OutputPath": results},
             "TrainingJobName": "position-trainer-2026-11-24-14-46-17-719",
             "StoppingCondition": {"MaxRuntimeInSeconds": 86400},
             "ResourceConfig": {"VolumeSizeInGB": 30, "InstanceCount": 1, "InstanceType": "ml.g5.xlarge"},
-            "RoleArn": "arn:aws:iam::999988887777:role/trainer",
+            "RoleArn": ROLE,
             "InputDataConfig": [
                 {
                     "ChannelName": "train",
@@ -258,12 +252,11 @@ def test_what_the_sdks_estimator_sends_is_right():
             "DebugHookConfig": {"S3OutputPath": results, "CollectionConfigurations": []},
             "ProfilerConfig": {"S3OutputPath": results, "DisableProfiler": False},
         },
-        "aws",
     )
 
 
 def test_placeholders_are_for_this_machine_only(training):
-    requests.check(copy.deepcopy(training), "docker")
+    check_in("docker", copy.deepcopy(training))
     found = problems(training, "aws")
     assert [problem.split(":")[0] for problem in found] == [
         "RoleArn",
@@ -272,60 +265,11 @@ def test_placeholders_are_for_this_machine_only(training):
     ]
 
 
-def test_scalars_become_the_text_that_sagemaker_takes(tmp_path):
-    (tmp_path / "request.yaml").write_text(
-        "HyperParameters: {epochs: 3, dropout: 0.5, tensorboard: no, start_date: 2020-01-01, model_db: }\n"
-    )
-    assert requests.read_request(tmp_path / "request.yaml", requests.TRAINING)["HyperParameters"] == {
-        "epochs": "3",
-        "dropout": "0.5",
-        "tensorboard": "false",
-        "start_date": "2020-01-01",
-        "model_db": "",
-    }
-
-
-@pytest.mark.parametrize("text", ["[]", "a: [", "HyperParameters: [1]", "ResourceConfig: ml.g5.xlarge"])
-def test_a_file_that_is_no_request_is_told(tmp_path, text):
-    (tmp_path / "request.yaml").write_text(text)
-    result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml")])
-    assert result.exit_code == 1
-    assert result.stderr.startswith(("error: the request ", "the request has 1 problem, nothing was started:"))
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments", "told"),
-    [
-        ("Tags: {team: fx}", ["--tag", "a=b"], "Tags: must be a list, received {'team': 'fx'}"),
-        ("InputDataConfig: [x]", ["--prices", __file__], "InputDataConfig[0]: must be a mapping, received 'x'"),
-        (
-            "StoppingCondition: {MaxRuntimeInSeconds: }",
-            ["--spot"],
-            "StoppingCondition.MaxRuntimeInSeconds: must be a whole number, received None",
-        ),
-        ("TrainingJobDefinition: [1]", ["--on", "aws"], "TrainingJobDefinition: unknown key"),
-    ],
-)
-def test_a_value_of_a_wrong_type_is_told_whatever_the_options(tmp_path, text, arguments, told):
-    (tmp_path / "request.yaml").write_text(text)
-    result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml"), *arguments])
-    assert result.exit_code == 1 and told in result.stderr
-
-
-def test_a_request_for_the_other_command_is_told():
-    for command, file, told in (("train", "tuning_job.yaml", "has a"), ("tune", "training_job.yaml", "has no")):
-        result = CliRunner().invoke(main, [command, str(FOLDER / file)])
-        assert (
-            result.stderr == f"error: the request {FOLDER / file} {told} HyperParameterTuningJobConfig; `train` "
-            "takes a CreateTrainingJob, `tune` a CreateHyperParameterTuningJob request\n"
-        )
-
-
 def test_a_script_of_the_users_keeps_its_metrics(training):
     training["HyperParameters"]["sagemaker_program"] = "own.py"
     own = [{"Name": "f1", "Regex": "f1=([0-9.]+)"}]
     training["AlgorithmSpecification"]["MetricDefinitions"] = own
-    requests.add_metric_definitions(training)
+    add_metric_definitions(training)
     assert training["AlgorithmSpecification"]["MetricDefinitions"] == own
     for regex, told in (("f1=[0-9.]+", "must have a group for the value"), ("f1=(", "is no regular expression")):
         own[0]["Regex"] = regex
@@ -338,7 +282,7 @@ def test_folders_of_this_machine_are_told_where_sagemaker_would_look_for_them(tr
     training["HyperParameters"] |= {"prices_db": "files://home/me/kydb", "model_db": "files://home/me/kydb"}
     found = [problem.split(":")[0] for problem in problems(training, "aws")]
     assert {"HyperParameters.prices_db", "HyperParameters.model_db"} <= set(found)
-    requests.check(training, "local")
+    check_in("local", training)
 
 
 def test_prices_that_would_not_be_read_are_told(training):
@@ -370,163 +314,6 @@ def test_a_source_that_only_aws_has_is_told_elsewhere(training):
     del training["HyperParameters"]["prices_db"]
     assert "InputDataConfig.train: must be in S3 or on this machine" in problems(training)[0]
     assert not any("InputDataConfig" in problem for problem in problems(training, "aws"))
-
-
-def dry_run(command, *arguments):
-    result = CliRunner().invoke(main, [command, "--dry-run", *arguments])
-    assert result.exit_code == 0, result.output
-    return yaml.safe_load(result.stdout)
-
-
-def test_hyperbands_resource_is_the_epochs_in_every_place(tuning, tmp_path):
-    for name in ("prices_db", "epochs"):
-        del tuning["TrainingJobDefinition"]["StaticHyperParameters"][name]
-    tuning["HyperParameterTuningJobConfig"] |= {
-        "Strategy": "Hyperband",
-        "TrainingJobEarlyStoppingType": "Off",
-        "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 27}},
-    }
-    (tmp_path / "request.yaml").write_text(yaml.safe_dump(tuning))
-    request = dry_run(
-        "tune", str(tmp_path / "request.yaml"), "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/"
-    )
-    assert requests.hyperparameters_of(request)["epochs"] == "27"
-
-
-def test_a_grids_cost_is_that_of_all_its_points(tuning):
-    tuning["HyperParameterTuningJobConfig"] |= {
-        "Strategy": "Grid",
-        "ResourceLimits": {"MaxParallelTrainingJobs": 1},
-        "ParameterRanges": {
-            "CategoricalParameterRanges": [
-                {"Name": "nodes", "Values": ["64", "128", "256"]},
-                {"Name": "optimizer", "Values": ["adam", "nadam"]},
-            ]
-        },
-    }
-    tuning["TrainingJobDefinition"] |= {
-        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
-        "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "KeepAlivePeriodInSeconds": 3600},
-    }
-    assert "at most 10.99 USD" in prices.estimate(tuning, "eu-west-1")  # 6 points and a warm hour at 1.57
-
-
-def test_every_override_lands_where_sagemaker_wants_it():
-    request = dry_run(
-        "train",
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--name",
-        "one",
-        "--prices",
-        "s3://prices/history/",
-        "--set",
-        "epochs=3",
-        "--instance-type",
-        "ml.m5.xlarge",
-        "--volume-size",
-        "50",
-        "--spot",
-        "--max-runtime",
-        "3600",
-        "--subnet",
-        "subnet-1",
-        "--security-group",
-        "sg-1",
-        "--kms-key",
-        "key",
-        "--env",
-        "A=1",
-        "--tag",
-        "team=fx",
-        "--network-isolation",
-        "--channel",
-        "more=s3://prices/more/",
-    )
-    assert request["TrainingJobName"] == "one"
-    assert request["RoleArn"] == "arn:aws:iam::999988887777:role/trainer"
-    assert request["AlgorithmSpecification"]["TrainingImage"] == IMAGE
-    assert request["AlgorithmSpecification"]["MetricDefinitions"] == metric_definitions()
-    assert request["HyperParameters"]["epochs"] == "3"
-    assert {name: source["S3Uri"] for name, source in requests.s3_sources(request).items()} == {
-        "train": "s3://prices/history/",
-        "more": "s3://prices/more/",
-    }
-    assert request["OutputDataConfig"] == {"S3OutputPath": "s3://prices/position-trainer/jobs", "KmsKeyId": "key"}
-    assert request["ResourceConfig"] == {
-        "InstanceType": "ml.m5.xlarge",
-        "InstanceCount": 1,
-        "VolumeSizeInGB": 50,
-        "VolumeKmsKeyId": "key",
-    }
-    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
-    assert request["CheckpointConfig"] == {"S3Uri": "s3://prices/position-trainer/checkpoints/one"}
-    assert request["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
-    assert request["Environment"] == {"A": "1"}
-    assert request["Tags"] == [{"Key": "team", "Value": "fx"}]
-    assert request["EnableManagedSpotTraining"] is request["EnableNetworkIsolation"] is True
-
-
-def test_set_takes_a_hyperparameter_out_of_the_ranges():
-    request = dry_run(
-        "tune",
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--prices",
-        "s3://prices/history/",
-        "--set",
-        "dropout=0.1",
-        "--max-jobs",
-        "20",
-        "--max-parallel",
-        "4",
-        "--strategy",
-        "Random",
-    )
-    assert request["TrainingJobDefinition"]["StaticHyperParameters"]["dropout"] == "0.1"
-    assert [entry["Name"] for _, entry in requests.ranges_of(request)] == ["lookback", "nodes", "learning_rate"]
-    assert request[CONFIG]["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 20, "MaxParallelTrainingJobs": 4}
-
-
-@pytest.mark.parametrize("command", ["train", "tune"])
-def test_a_preset_gives_all_that_the_request_does_not(command):
-    request = dry_run(
-        command,
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--prices",
-        "s3://prices/history/",
-        "--set",
-        "preset=original",
-        "--set",
-        "batch_size=512",
-    )
-    given = requests.hyperparameters_of(request)
-    expected = PRESETS["original"] | {"batch_size": 512} | ({"epochs": 3} if command == "tune" else {})
-    settings = parse_settings(given)
-    assert {name: getattr(settings, name) for name in expected} == expected
-    assert len(requests.ranges_of(request)) == (4 if command == "tune" else 0)  # which win over it as well
-
-
-def test_trials_do_not_publish():
-    request = dry_run("tune", "--on", "aws", *ACCOUNT, "--prices", "s3://prices/history/", "--set", "model_db=s3://m")
-    assert "model_db" not in request["TrainingJobDefinition"]["StaticHyperParameters"]
-
-
-def test_files_on_this_machine_are_sent_from_s3(tmp_path):
-    (tmp_path / "prices.csv").write_text("dt,mid\n")
-    request = dry_run("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", str(tmp_path / "prices.csv"))
-    assert requests.s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/jobs/one/input/train/"
-
-
-@pytest.mark.parametrize("arguments", [["--set", "epochs"], ["--on", "moon"], ["--max-runtime", "long"]])
-def test_a_wrong_option_is_told_by_the_command_line(arguments):
-    result = CliRunner().invoke(main, ["train", *arguments])
-    assert result.exit_code == 2
-    assert arguments[1] in result.output
 
 
 def test_no_wrong_request_reaches_aws(monkeypatch):

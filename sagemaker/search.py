@@ -1,16 +1,16 @@
 """A tuning job on this machine: the search that SageMaker would do, with Optuna, over jobs of a place.
 
-`python tuning.py FOLDER LOCK` owns one tuning job, in a session of its own. Everything it knows is on disk
+`python search.py FOLDER LOCK` owns one tuning job, in a session of its own. Everything it knows is on disk
 before it is acted on: Optuna's study in SQLite, the jobs in their folders. Killed at any moment and started
 again, it adopts the jobs that still run, runs again under the same number those that died, and draws the
 same points as if nothing had happened, since a draw is seeded with (RandomSeed, trial, hyperparameter).
 """
 
+import contextlib
 import itertools
 import math
 import os
 import signal
-import statistics
 import sys
 import time
 from datetime import datetime
@@ -21,20 +21,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 import leaderboard
 from ml.metrics import METRICS
-from ml.settings import SETTINGS
-from places import TUNING_RECORD, place_on_this_machine
+from place.base import FINAL, NoSuchJob
+from place.find import make_place_here
+from place.record import TUNING_RECORD, DamagedRecord, now, read_record, write_record
 from request import objective_of, ranges_of, training_part
-from runner import FINAL, now, read_record, write_record
+from search_rules import MedianRule, TunedRange
 
 _POLL_SECONDS = 0.2
 _SAVE_SECONDS = 5  # how much of MaxRuntimeInSeconds a kill can make it forget
 _PICTURE_SECONDS = 10  # between two drawings of the leaderboard's page, which takes half a second
-_MEDIAN_OF = 3  # jobs that the median rule needs to compare with
 _FAILURES = 3  # that many at the start, with no success, and the request is at fault
 _RESTARTS = 3  # of one trial whose process vanishes
 
@@ -53,66 +52,6 @@ _PASSED_ON = (
 )
 
 
-class MedianRule(optuna.pruners.BasePruner):
-    """SageMaker's early stopping: worse than the median of the others' running averages at that epoch."""
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial, as far as it is, should be stopped."""
-        step = trial.last_step
-        value = trial.intermediate_values[step]
-        averages = [
-            statistics.fmean(values)
-            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-            if step in other.intermediate_values
-            for values in [[v for s, v in other.intermediate_values.items() if s <= step and math.isfinite(v)]]
-            if values
-        ]
-        if len(averages) < _MEDIAN_OF or not math.isfinite(value):
-            return False
-        median = statistics.median(averages)
-        return value < median if study.direction == optuna.study.StudyDirection.MAXIMIZE else value > median
-
-
-class TunedRange:
-    """A tuned hyperparameter: between SageMaker's text and Optuna's number."""
-
-    def __init__(self, kind: str, entry: dict[str, Any]):
-        self.name = entry["Name"]
-        self._reverse = False
-        self.distribution = self._distribution(kind, entry)
-
-    def _distribution(self, kind: str, entry: dict[str, Any]) -> BaseDistribution:
-        if kind == "CategoricalParameterRanges":
-            return CategoricalDistribution([str(value) for value in entry["Values"]])
-        low, high = float(entry["MinValue"]), float(entry["MaxValue"])
-        scaling = entry.get("ScalingType", "Auto")
-        if scaling == "Auto" and self.name in SETTINGS:
-            scaling = SETTINGS[self.name].metadata["scaling"]
-        log = scaling == "Logarithmic" and low > 0
-        if kind == "IntegerParameterRanges":
-            return IntDistribution(int(low), int(high), log=log)
-        if scaling == "ReverseLogarithmic":  # logarithmic in the distance from 1
-            self._reverse = True
-            return FloatDistribution(1 - high, 1 - low, log=True)
-        return FloatDistribution(low, high, log=log)
-
-    def suggest(self, trial: Trial) -> str:
-        distribution = self.distribution
-        if isinstance(distribution, CategoricalDistribution):
-            return trial.suggest_categorical(self.name, distribution.choices)
-        if isinstance(distribution, IntDistribution):
-            return str(trial.suggest_int(self.name, distribution.low, distribution.high, log=distribution.log))
-        value = trial.suggest_float(self.name, distribution.low, distribution.high, log=distribution.log)
-        return repr(1 - value if self._reverse else value)
-
-    def parse(self, text: str) -> str | int | float:
-        if isinstance(self.distribution, CategoricalDistribution):
-            return text
-        if isinstance(self.distribution, IntDistribution):
-            return int(text)
-        return 1 - float(text) if self._reverse else float(text)
-
-
 class Search:
     """One tuning job from wherever it is to its end.
 
@@ -124,7 +63,7 @@ class Search:
         self._folder = folder
         self._record = read_record(folder / TUNING_RECORD)
         self._name = self._record["HyperParameterTuningJobName"]
-        self._place = place_on_this_machine(self._record["Place"], folder.parent, self._record["DockerNetwork"])
+        self._place = make_place_here(self._record["Place"], folder.parent, self._record["DockerNetwork"])
         self._config = self._record["HyperParameterTuningJobConfig"]
         self._static = self._record["TrainingJobDefinition"].get("StaticHyperParameters", {})
         self._ranges = [TunedRange(kind, entry) for kind, entry in ranges_of(self._record)]
@@ -133,7 +72,7 @@ class Search:
         self._comes_once = self._metric in METRICS and METRICS[self._metric].once
         limits = self._config["ResourceLimits"]
         self._grid = (
-            list(itertools.product(*(range_.distribution.choices for range_ in self._ranges)))
+            list(itertools.product(*(range_.choices for range_ in self._ranges)))
             if self._config["Strategy"] == "Grid"
             else []
         )
@@ -149,7 +88,7 @@ class Search:
             storage=f"sqlite:///{folder / 'search.db'}",
             load_if_exists=True,
             direction="maximize" if self._maximize else "minimize",
-            pruner=self._pruner(),
+            pruner=self._make_pruner(),
         )
         self._warm_trials = self._take_over_parents()
         signal.signal(signal.SIGTERM, self._ask_to_stop)
@@ -166,15 +105,15 @@ class Search:
         }
         used, resumed = self._record.get("SecondsUsed", 0), time.monotonic()
         for trial in running.values():
-            self._continue(trial)
+            self._take_up(trial)
         because, stopping, saved, pictured = "", False, resumed, -math.inf
         while True:
             ended = [number for number, trial in running.items() if self._watch(trial)]
             for number in ended:
                 del running[number]
             seconds = used + time.monotonic() - resumed
-            because = because or self._over(seconds)
-            while not because and len(running) < self._parallel and self._asked() < self._most:
+            because = because or self._reason_to_end(seconds)
+            while not because and len(running) < self._parallel and self._count_asked() < self._most:
                 trial = self._study.ask()
                 running[trial.number] = trial
                 self._start(trial)
@@ -182,7 +121,7 @@ class Search:
                 stopping = True
                 self._log(f"ending: {because}")
                 for trial in running.values():
-                    self._place.stop(self._job(trial.number))
+                    self._place.stop(self._job_name(trial.number))
             if ended or time.monotonic() - saved > _SAVE_SECONDS:
                 saved = time.monotonic()
                 self._record["SecondsUsed"] = seconds
@@ -190,14 +129,14 @@ class Search:
                 if ended and saved - pictured > _PICTURE_SECONDS:
                     pictured = saved
                     leaderboard.write_files(self._folder, self._record, trials)
-            if not running and (because or self._asked() >= self._most):
+            if not running and (because or self._count_asked() >= self._most):
                 break
             time.sleep(_POLL_SECONDS)
-        self._end(because)
+        self._finish(because)
 
     # The search
 
-    def _pruner(self) -> optuna.pruners.BasePruner:
+    def _make_pruner(self) -> optuna.pruners.BasePruner:
         if self._config["Strategy"] == "Hyperband":
             resource = self._config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {})
             most = resource.get("MaxResource") or int(self._static["epochs"])
@@ -205,10 +144,10 @@ class Search:
         early = self._config.get("TrainingJobEarlyStoppingType", "Off") == "Auto"
         return MedianRule() if early else optuna.pruners.NopPruner()
 
-    def _sampler_of(self, number: int, index: int) -> optuna.samplers.BaseSampler:
-        """What draws a trial's hyperparameter, both counted from 0, whatever was drawn before it.
+    def _make_sampler(self, number: int, index: int) -> optuna.samplers.BaseSampler:
+        """The sampler for one hyperparameter of one trial, both counted from 0.
 
-        A search that is killed in the middle of a point so draws the rest as it would have.
+        It is seeded by the two, so that a resumed search draws the same values.
         """
         seed = int(np.random.SeedSequence([self._record["RandomSeed"], number, index]).generate_state(1)[0])
         if self._grid:
@@ -220,7 +159,7 @@ class Search:
             return optuna.samplers.TPESampler(n_startup_trials=starts, seed=seed)
         return optuna.samplers.RandomSampler(seed)
 
-    def _asked(self) -> int:
+    def _count_asked(self) -> int:
         """Trials drawn so far."""
         return len(self._study.get_trials(deepcopy=False)) - self._warm_trials
 
@@ -233,7 +172,7 @@ class Search:
         }
         count = len(known)
         parents = self._record.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
-        for parent in parents if self._asked_own() == 0 else []:
+        for parent in parents if self._count_own() == 0 else []:
             for trial in self._place.trials(parent["HyperParameterTuningJobName"]):
                 objective = trial.get("FinalHyperParameterTuningJobObjectiveMetric", {})
                 job, tuned = trial["TrainingJobName"], trial["TunedHyperParameters"]
@@ -257,10 +196,10 @@ class Search:
                     self._log(f"{job} lies outside this search's ranges and teaches it nothing")
         return count
 
-    def _asked_own(self) -> int:
+    def _count_own(self) -> int:
         return sum("parent" not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
 
-    def _over(self, seconds: float) -> str:
+    def _reason_to_end(self, seconds: float) -> str:
         """Why no further trial is to be started before the last; empty: go on."""
         if self._stop_asked:
             return "stopped"
@@ -273,7 +212,7 @@ class Search:
         ]
         values = [trial.value for trial in ended if trial.value is not None]
         # Of this process: a search that failed may go on once the cause is mended.
-        if sum(trial.datetime_complete > self._began for trial in ended) >= _FAILURES and not values:
+        if sum(_end_of(trial) > self._began for trial in ended) >= _FAILURES and not values:
             return "failures"
         criteria = self._config.get("TuningJobCompletionCriteria", {})
         sign = 1 if self._maximize else -1
@@ -282,7 +221,7 @@ class Search:
             return f"the objective reached its target, {target}"
         patience = criteria.get("BestObjectiveNotImproving", {}).get("MaxNumberOfTrainingJobsNotImproving")
         if patience and values:
-            ended.sort(key=lambda trial: trial.datetime_complete)
+            ended.sort(key=_end_of)
             scores = [-math.inf if trial.value is None else sign * trial.value for trial in ended]
             if len(scores) - 1 - scores.index(max(scores)) >= patience:
                 return f"{patience} jobs brought no better objective"
@@ -290,24 +229,26 @@ class Search:
 
     # The trials
 
-    def _job(self, number: int) -> str:
+    def _job_name(self, number: int) -> str:
         return f"{self._name}-{number - self._warm_trials + 1:03d}"
 
     def _start(self, trial: Trial) -> None:
         tuned = {}
         for index, range_ in enumerate(self._ranges):
-            self._study.sampler = self._sampler_of(trial.number - self._warm_trials, index)
+            self._study.sampler = self._make_sampler(trial.number - self._warm_trials, index)
             tuned[range_.name] = range_.suggest(trial)
         definition = training_part(self._record)
         parameters = self._static | tuned | {"_tuning_objective_metric": self._metric}
         request = {key: definition[key] for key in _PASSED_ON if key in definition}
         request |= {
-            "TrainingJobName": self._job(trial.number),
+            "TrainingJobName": self._job_name(trial.number),
             "HyperParameters": parameters,
             "TuningJobName": self._name,
         }
         self._place.start(request, cores=self._free_cores())
-        self._log(f"{self._job(trial.number)} started: " + " ".join(f"{name}={value}" for name, value in tuned.items()))
+        self._log(
+            f"{self._job_name(trial.number)} started: " + " ".join(f"{name}={value}" for name, value in tuned.items())
+        )
 
     def _free_cores(self) -> list[int]:
         """A share of the cores that no running trial has; none where trials run one at a time."""
@@ -315,16 +256,16 @@ class Search:
             return []
         cores = sorted(os.sched_getaffinity(0))
         shares = [cores[slot :: self._parallel] or [cores[slot % len(cores)]] for slot in range(self._parallel)]
-        for job in map(self._job, self._running):
+        for job in map(self._job_name, self._running):
             taken = self._place.describe(job)["Cores"] if self._place.has(job) else []
             if taken in shares:
                 shares.remove(taken)
         return shares[0]
 
-    def _continue(self, trial: Trial) -> None:
+    def _take_up(self, trial: Trial) -> None:
         """Takes up a trial of a search that was killed or stopped: leaves it alone where it runs or ended."""
-        job = self._job(trial.number)
-        if self._place.has(job):
+        job = self._job_name(trial.number)
+        with contextlib.suppress(NoSuchJob, DamagedRecord):  # then it is started
             record = self._place.describe(job)
             early = self._study.get_trials(deepcopy=False)[trial.number].user_attrs.get("stopped_early")
             again = ("Interrupted",) if early else ("Interrupted", "Stopped")
@@ -336,7 +277,7 @@ class Search:
 
     def _watch(self, trial: Trial) -> bool:
         """Tells the study what a running trial has measured; returns whether it ended."""
-        job = self._job(trial.number)
+        job = self._job_name(trial.number)
         record = self._place.describe(job)
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
         values = self._place.metric_values(record, self._metric)
@@ -399,7 +340,7 @@ class Search:
         }
         write_record(self._folder / TUNING_RECORD, self._record)
 
-    def _end(self, because: str) -> None:
+    def _finish(self, because: str) -> None:
         failed = because == "failures" or not any(
             trial.value is not None for trial in self._study.get_trials(deepcopy=False)
         )
@@ -418,6 +359,10 @@ class Search:
         leaderboard.write_files(self._folder, self._record, trials)
         self._log(f"{self._name} {status}")
         self._save()  # last, since whoever waits reads the rest after it
+
+
+def _end_of(trial: FrozenTrial) -> datetime:
+    return trial.datetime_complete or datetime.max
 
 
 if __name__ == "__main__":

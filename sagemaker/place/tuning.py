@@ -1,0 +1,132 @@
+"""Tuning jobs on this machine: started, resumed and stopped. A `search` process owns each; it is in search.py."""
+
+import abc
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ml.errors import UserError
+from place import inputs
+from place.base import FINAL
+from place.folders import POLL_SECONDS, JobFolders
+from place.record import TUNING_LOG, TUNING_RECORD, DamagedRecord, now, take_lock, write_record
+from request import s3_sources
+
+_EXIT_SECONDS = 10
+_SEARCH = Path(__file__).resolve().parents[1] / "search.py"
+
+
+class TuningFolders(JobFolders, abc.ABC):
+    """The tuning jobs of a place on this machine."""
+
+    name: str
+    own_search = True
+    poll_seconds = 0.5
+    network = ""  # of containers
+
+    @abc.abstractmethod
+    def stop(self, name: str) -> None:
+        """Asks a training job to end."""
+
+    def start_tuning(self, request: dict[str, Any], model_db: str) -> str:
+        """Starts a tuning job and returns its name.
+
+        Args:
+            request: a checked CreateHyperParameterTuningJob request.
+            model_db: where `publish --best` publishes to; trials publish nothing.
+
+        Raises:
+            UserError: the name is taken, a channel cannot be read, or a job to learn from is not here.
+        """
+        for parent in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
+            self.describe_tuning(parent["HyperParameterTuningJobName"])
+        name = request["HyperParameterTuningJobName"]
+        folder = self.folder(name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(
+                f"there is a job {name} already, in {folder}; choose another --name, or go on with "
+                f"it by tune --resume {name}"
+            ) from None
+        try:
+            for channel, source in s3_sources(request).items():  # downloaded once, and not in every trial
+                if source["S3Uri"].startswith("s3://"):
+                    kept = folder / "input" / channel
+                    inputs.bring_channel(source["S3Uri"], kept)
+                    source["S3Uri"] = kept.as_uri()
+        except UserError:
+            shutil.rmtree(folder)
+            raise
+        seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", random.SystemRandom().randrange(2**31))
+        record = {
+            **request,
+            "HyperParameterTuningJobStatus": "InProgress",
+            "CreationTime": now(),
+            "Place": self.name,
+            "RandomSeed": seed,
+            "ModelDb": model_db,
+            "DockerNetwork": self.network,
+        }
+        write_record(folder / TUNING_RECORD, record)
+        self.resume_tuning(name)
+        return name
+
+    def resume_tuning(self, name: str) -> None:
+        """Goes on with a tuning job that was killed, stopped or not yet started.
+
+        Raises:
+            UserError: there is none, it runs, or it is complete.
+        """
+        record = self.describe_tuning(name)
+        deadline = time.monotonic() + _EXIT_SECONDS
+        while (
+            (lock := take_lock(self.folder(name))) is None
+            and record["HyperParameterTuningJobStatus"] in FINAL
+            and time.monotonic() < deadline
+        ):  # it has written its last word and is about to exit
+            time.sleep(POLL_SECONDS)
+        if lock is None:
+            raise UserError(f"the tuning job {name} is running; `logs {name}` follows it")
+        if record["HyperParameterTuningJobStatus"] == "Completed":
+            raise UserError(f"the tuning job {name} is Completed; `best {name}` shows what it found")
+        for key in ("HyperParameterTuningEndTime", "FailureReason", "SearchPid"):
+            record.pop(key, None)
+        write_record(self.folder(name) / TUNING_RECORD, record | {"HyperParameterTuningJobStatus": "InProgress"})
+        spawn(_SEARCH, self.folder(name), lock, self.folder(name) / TUNING_LOG, {})
+
+    def stop_tuning(self, name: str) -> None:
+        """Asks a tuning job and its running trials to end, also those that a killed search left behind."""
+        record = self.describe_tuning(name)
+        while record["HyperParameterTuningJobStatus"] == "InProgress" and "SearchPid" not in record:
+            time.sleep(POLL_SECONDS)
+            record = self.describe_tuning(name)
+        if record["HyperParameterTuningJobStatus"] not in FINAL:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record["SearchPid"], signal.SIGTERM)
+            return
+        for trial in self.trials(name):
+            with contextlib.suppress(DamagedRecord):
+                self.stop(trial["TrainingJobName"])
+
+
+def spawn(program: Path, folder: Path, lock: int, log: Path, variables: dict[str, str]) -> None:
+    """Starts the process that owns a job's folder, in a session of its own, and hands it the lock."""
+    with log.open("ab") as output:
+        subprocess.Popen(
+            [sys.executable, program, folder, str(lock)],
+            pass_fds=[lock],
+            start_new_session=True,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    os.close(lock)

@@ -1,0 +1,71 @@
+"""Publishing a finished job's model to KYDB, after the job: from network isolation, or a tuning job's winner."""
+
+from pathlib import Path
+from typing import Any
+
+from leaderboard import best_of
+from ml.errors import UserError
+from ml.settings import SETTINGS, Settings, parse_value
+from place.base import Job, Record
+from request import objective_of
+from results import mark_published, read_metrics
+
+
+def find_best_trial(job: Job) -> Record:
+    """The summary of a tuning job's best trial.
+
+    Raises:
+        UserError: it is a training job, or no trial has ended with an objective yet.
+    """
+    if not job.tuning:
+        raise UserError(f"{job.name} is a training job; name a tuning job")
+    found = best_of(job.trials(), maximize=objective_of(job.describe())[1])
+    if found is None:
+        raise UserError(f"no trial of {job.name} has ended with an objective yet; `status {job.name}` shows them")
+    return found
+
+
+def publish_model(job: Job, model_db: str | None, model_key: str | None) -> tuple[dict[str, Any], Path]:
+    """Puts the .h5 file of a finished training job under a key of a KYDB.
+
+    Args:
+        job: the training job.
+        model_db: KYDB URL; None: the job's own.
+        model_key: KYDB key; None: the job's own.
+
+    Returns:
+        What was published where, in the words of `publish --json`, and the job's folder.
+
+    Raises:
+        UserError: the job has no model worth publishing, or no KYDB is named, or KYDB refuses.
+    """
+    record = job.describe()
+    if record["TrainingJobStatus"] not in ("Completed", "Stopped"):
+        raise UserError(
+            f"{job.name} is {record['TrainingJobStatus']}; only a job that ended well has a model to publish"
+        )
+    parameters = record.get("HyperParameters", {})
+    own = (parameters.get("model_db"), parameters.get("model_key", SETTINGS["model_key"].default))
+    url, key = parse_value("model_db", model_db or own[0] or ""), parse_value("model_key", model_key or own[1])
+    if not url:
+        raise UserError(f"{job.name} names no KYDB to publish to; give --model-db URL")
+    folder = job.place.collect(job.name)
+    metrics = read_metrics(folder)
+    if metrics.get("best_epoch") == 0:
+        raise UserError(f"{job.name} was stopped before its first epoch ended; its model is not worth publishing")
+    path = _find_h5_file(folder / "model", own[1])
+    from ml.deliver import model_store  # with kydb and pandas, which no other command needs
+
+    model_store.publish(url, key, path.read_bytes(), job.name)
+    if metrics and (url, key) == own:
+        mark_published(folder, metrics)
+    return {"TrainingJobName": job.name, "ModelDb": url, "ModelKey": key, "File": str(path)}, folder
+
+
+def _find_h5_file(folder: Path, model_key: str) -> Path:
+    """The .h5 file that a job left, named by its model key."""
+    named = folder / Settings(model_key=model_key).h5_name
+    found = [named] if named.is_file() else sorted(folder.glob("*.h5"))
+    if len(found) != 1:
+        raise UserError(f"{folder} must have one .h5 file, found {', '.join(path.name for path in found) or 'none'}")
+    return found[0]

@@ -1,0 +1,155 @@
+"""What a job left in its folder, read and shown: its metrics in groups, its verdicts, where its model is."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from console import print_failure, print_json, print_table, say
+from leaderboard import PAGE, best_of, objective_value
+from leaderboard import table as leaderboard_table
+from ml.files import write_json
+from ml.metrics import METRICS
+from ml.settings import SETTINGS
+from place.base import Job
+from request import objective_of
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What a job in that folder measured; empty where it left no metrics.json, or a script of the user's its own."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))
+        shapes = {"best": dict, "epochs": list, "performance": dict, "folds": list}
+        if (
+            isinstance(content, dict)
+            and {"best", "best_epoch", "epochs"} <= content.keys()
+            and all(isinstance(content.get(name, shape()), shape) for name, shape in shapes.items())
+        ):
+            return content
+    return {}
+
+
+def mark_published(folder: Path, metrics: dict[str, Any]) -> None:
+    """Notes in a job's metrics.json that its model is in the KYDB that it names."""
+    write_json(folder / "model" / "metrics.json", metrics | {"published": True})
+
+
+def print_verdicts(metrics: dict[str, Any]) -> None:
+    """What a job's report says of the model, two sentences."""
+    for verdict in ("verdict", "profit_verdict"):
+        if text := metrics.get("performance", {}).get(verdict):
+            say(str(text))
+
+
+def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdicts: bool) -> None:
+    """The summary of a training job; the reason of a failure is its last word.
+
+    Args:
+        job: the job.
+        record: its record.
+        as_json: whether to print the record instead.
+        verdicts: whether to repeat the report's sentences, which the job's log has.
+    """
+    status, secondary = record["TrainingJobStatus"], record.get("SecondaryStatus")
+    if as_json:
+        print_json(record)
+    else:
+        seconds = record.get("TrainingTimeInSeconds")
+        say(
+            f"\n{job.name}: {status}"
+            + (f" ({secondary})" if secondary not in (status, None) else "")
+            + (f" after {seconds} s of training" if seconds is not None else "")
+        )
+        if bill := job.place.bill(record):
+            say(bill)
+        if status != "Failed":
+            _print_results(job, record, verdicts=verdicts)
+    if status == "Failed":
+        print_failure(record)
+
+
+def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
+    metrics = read_metrics(job.folder)
+    if metrics:
+        say(f"epoch {metrics['best_epoch']} of {len(metrics['epochs'])} was kept")
+    for title, rows in _grouped_metrics(metrics, record):
+        say("")
+        print_table([title, "value"], rows)
+    say("")
+    if verdicts:
+        print_verdicts(metrics)
+    if (report := job.folder / "output" / "data" / "report.html").exists():
+        say(f"report: {report}")
+    model = job.folder / "model" / "model.keras"
+    if not model.exists():
+        return
+    say(f"model: {model}")
+    say(f"load:  keras.models.load_model({str(model)!r})")
+    parameters = record.get("HyperParameters", {})
+    if metrics.get("published") is False:
+        say(f"NOT published to KYDB: python sagemaker/launch.py publish {job.name}")
+    elif metrics.get("published"):
+        key = parameters.get("model_key", SETTINGS["model_key"].default)
+        say(f"kydb:  kydb.connect({parameters.get('model_db')!r})[{key!r}]  # bytes of the .h5")
+
+
+def _grouped_metrics(metrics: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Titles and rows of name and value: of the epoch that was kept, of the held-out rows, of the folds."""
+    values = dict(metrics.get("best") or {})
+    once = metrics.get("performance", {}).get("metrics")
+    values |= once if isinstance(once, dict) else {}
+    if not values:  # no metrics.json, as with a script of the user's: what its log told
+        values = {entry["MetricName"]: entry.get("Value") for entry in record.get("FinalMetricDataList") or []}
+    folds = len(metrics.get("folds", ()))
+    titles = ("of that epoch" if metrics else "metric", "on the held-out rows", f"mean over {folds} folds")
+    epoch_title, held_out_title, folds_title = titles
+    groups: dict[str, list[tuple[str, str]]] = {title: [] for title in titles}
+    for name, value in values.items():
+        if name.startswith("best_") and value == values.get(name.removeprefix("best_")):
+            continue  # of the epoch that was kept, which the row without best_ is of
+        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in values:
+            continue  # beside what they are the bounds of
+        once_a_job = name in METRICS and METRICS[name].once
+        of_folds = once_a_job and name.startswith("mean_")
+        if of_folds and folds < 2:
+            continue
+        title = folds_title if of_folds else held_out_title if once_a_job else epoch_title
+        text = _written(value)
+        if f"{name}_low" in values:
+            text += f" ({_written(values[f'{name}_low'])} to {_written(values.get(f'{name}_high'))})"
+        groups[title].append((name, text))
+    return [(title, rows) for title, rows in groups.items() if rows]
+
+
+def _written(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else "nan" if value is None else str(value)
+
+
+def print_tuning_job(job: Job, record: dict[str, Any], trials: list[dict[str, Any]], *, as_json: bool) -> None:
+    """The status and the leaderboard of a tuning job."""
+    if as_json:
+        print_json({**record, "Trials": trials})
+        return
+    reason = f", {record['CompletionReason']}" if "CompletionReason" in record else ""
+    say(f"{job.name}: {record['HyperParameterTuningJobStatus']}{reason}")
+    print_table(*leaderboard_table(record, trials))
+
+
+def print_end_of_tuning(job: Job, record: dict[str, Any], trials: list[dict[str, Any]]) -> None:
+    """Where an ended tuning job's page is, what its best trial is worth and how it is published."""
+    say(f"page: {job.folder / PAGE}")
+    if best := best_of(trials, maximize=objective_of(record)[1]):
+        print_verdicts(read_metrics(job.place.folder(best["TrainingJobName"])))
+        say(f"publish the best: python sagemaker/launch.py publish --best {job.name}")
+
+
+def print_trial(job: Job, trial: dict[str, Any]) -> None:
+    """A tuning job's trial: its objective, its settings and its verdicts."""
+    objective, _ = objective_of(job.describe())
+    say(f"{trial['TrainingJobName']}: {objective}={objective_value(trial):.6g}")
+    settings = job.place.describe(trial["TrainingJobName"])["HyperParameters"]
+    print_table(
+        ["setting", "value"], [[key, value] for key, value in settings.items() if not key.startswith("_tuning_")]
+    )
+    print_verdicts(read_metrics(job.place.folder(trial["TrainingJobName"])))
+    say(f"publish it: python sagemaker/launch.py publish --best {job.name}")

@@ -1,0 +1,230 @@
+"""Building requests: the file, the options, and what the launcher adds."""
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from build import read_request
+from launch import main
+from launching import ACCOUNT, IMAGE_URI, REGION, REPOSITORY, ROLE
+from ml.metrics import metric_definitions
+from ml.settings import PRESETS, parse_settings
+from request import TRAINING, hyperparameters_of, ranges_of, s3_sources
+
+FOLDER = REPOSITORY / "sagemaker"
+CONFIG = "HyperParameterTuningJobConfig"
+
+
+def test_scalars_become_the_text_that_sagemaker_takes(tmp_path):
+    (tmp_path / "request.yaml").write_text(
+        "HyperParameters: {epochs: 3, dropout: 0.5, tensorboard: no, start_date: 2020-01-01, model_db: }\n"
+    )
+    assert read_request(tmp_path / "request.yaml", TRAINING)["HyperParameters"] == {
+        "epochs": "3",
+        "dropout": "0.5",
+        "tensorboard": "false",
+        "start_date": "2020-01-01",
+        "model_db": "",
+    }
+
+
+@pytest.mark.parametrize("text", ["[]", "a: [", "HyperParameters: [1]", "ResourceConfig: ml.g5.xlarge"])
+def test_a_file_that_is_no_request_is_told(tmp_path, text):
+    (tmp_path / "request.yaml").write_text(text)
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml")])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(("error: the request ", "the request has 1 problem, nothing was started:"))
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "told"),
+    [
+        ("Tags: {team: fx}", ["--tag", "a=b"], "Tags: must be a list, received {'team': 'fx'}"),
+        ("InputDataConfig: [x]", ["--prices", __file__], "InputDataConfig[0]: must be a mapping, received 'x'"),
+        (
+            "StoppingCondition: {MaxRuntimeInSeconds: }",
+            ["--spot"],
+            "StoppingCondition.MaxRuntimeInSeconds: must be a whole number, received None",
+        ),
+        ("TrainingJobDefinition: [1]", ["--on", "aws"], "TrainingJobDefinition: unknown key"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_told_whatever_the_options(tmp_path, text, arguments, told):
+    (tmp_path / "request.yaml").write_text(text)
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml"), *arguments])
+    assert result.exit_code == 1 and told in result.stderr
+
+
+def test_a_request_for_the_other_command_is_told():
+    for command, file, told in (("train", "tuning_job.yaml", "has a"), ("tune", "training_job.yaml", "has no")):
+        result = CliRunner().invoke(main, [command, str(FOLDER / file)])
+        assert (
+            result.stderr == f"error: the request {FOLDER / file} {told} HyperParameterTuningJobConfig; `train` "
+            "takes a CreateTrainingJob, `tune` a CreateHyperParameterTuningJob request\n"
+        )
+
+
+def dry_run(command, *arguments):
+    result = CliRunner().invoke(main, [command, "--dry-run", *arguments])
+    assert result.exit_code == 0, result.output
+    return yaml.safe_load(result.stdout)
+
+
+def test_hyperbands_resource_is_the_epochs_in_every_place(tmp_path):
+    tuning = yaml.safe_load((FOLDER / "tuning_job.yaml").read_text())
+    del tuning["TrainingJobDefinition"]["StaticHyperParameters"]["epochs"]
+    tuning["HyperParameterTuningJobConfig"] |= {
+        "Strategy": "Hyperband",
+        "TrainingJobEarlyStoppingType": "Off",
+        "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 27}},
+    }
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(tuning))
+    request = dry_run(
+        "tune",
+        str(tmp_path / "request.yaml"),
+        "--on",
+        "aws",
+        *ACCOUNT,
+        "--region",
+        REGION,
+        "--prices",
+        "s3://prices/history/",
+    )
+    assert hyperparameters_of(request)["epochs"] == "27"
+
+
+def test_every_override_lands_where_sagemaker_wants_it():
+    request = dry_run(
+        "train",
+        "--on",
+        "aws",
+        *ACCOUNT,
+        "--region",
+        REGION,
+        "--name",
+        "one",
+        "--prices",
+        "s3://prices/history/",
+        "--set",
+        "epochs=3",
+        "--instance-type",
+        "ml.m5.xlarge",
+        "--volume-size",
+        "50",
+        "--spot",
+        "--max-runtime",
+        "3600",
+        "--subnet",
+        "subnet-1",
+        "--security-group",
+        "sg-1",
+        "--kms-key",
+        "key",
+        "--env",
+        "A=1",
+        "--tag",
+        "team=fx",
+        "--network-isolation",
+        "--channel",
+        "more=s3://prices/more/",
+    )
+    assert request["TrainingJobName"] == "one"
+    assert request["RoleArn"] == ROLE
+    assert request["AlgorithmSpecification"]["TrainingImage"] == IMAGE_URI
+    assert request["AlgorithmSpecification"]["MetricDefinitions"] == metric_definitions()
+    assert request["HyperParameters"]["epochs"] == "3"
+    assert {name: source["S3Uri"] for name, source in s3_sources(request).items()} == {
+        "train": "s3://prices/history/",
+        "more": "s3://prices/more/",
+    }
+    assert request["OutputDataConfig"] == {"S3OutputPath": "s3://prices/position-trainer/jobs", "KmsKeyId": "key"}
+    assert request["ResourceConfig"] == {
+        "InstanceType": "ml.m5.xlarge",
+        "InstanceCount": 1,
+        "VolumeSizeInGB": 50,
+        "VolumeKmsKeyId": "key",
+    }
+    assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+    assert request["CheckpointConfig"] == {"S3Uri": "s3://prices/position-trainer/checkpoints/one"}
+    assert request["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert request["Environment"] == {"A": "1"}
+    assert request["Tags"] == [{"Key": "team", "Value": "fx"}]
+    assert request["EnableManagedSpotTraining"] is request["EnableNetworkIsolation"] is True
+
+
+def test_set_takes_a_hyperparameter_out_of_the_ranges():
+    request = dry_run(
+        "tune",
+        "--on",
+        "aws",
+        *ACCOUNT,
+        "--region",
+        REGION,
+        "--prices",
+        "s3://prices/history/",
+        "--set",
+        "dropout=0.1",
+        "--max-jobs",
+        "20",
+        "--max-parallel",
+        "4",
+        "--strategy",
+        "Random",
+    )
+    assert request["TrainingJobDefinition"]["StaticHyperParameters"]["dropout"] == "0.1"
+    assert [entry["Name"] for _, entry in ranges_of(request)] == ["lookback", "nodes", "learning_rate"]
+    assert request[CONFIG]["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 20, "MaxParallelTrainingJobs": 4}
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_preset_gives_all_that_the_request_does_not(command):
+    request = dry_run(
+        command,
+        "--on",
+        "aws",
+        *ACCOUNT,
+        "--region",
+        REGION,
+        "--prices",
+        "s3://prices/history/",
+        "--set",
+        "preset=original",
+        "--set",
+        "batch_size=512",
+    )
+    given = hyperparameters_of(request)
+    expected = PRESETS["original"] | {"batch_size": 512} | ({"epochs": 3} if command == "tune" else {})
+    settings = parse_settings(given)
+    assert {name: getattr(settings, name) for name in expected} == expected
+    assert len(ranges_of(request)) == (4 if command == "tune" else 0)  # which win over it as well
+
+
+def test_trials_do_not_publish():
+    request = dry_run(
+        "tune",
+        "--on",
+        "aws",
+        *ACCOUNT,
+        "--region",
+        REGION,
+        "--prices",
+        "s3://prices/history/",
+        "--set",
+        "model_db=s3://m",
+    )
+    assert "model_db" not in request["TrainingJobDefinition"]["StaticHyperParameters"]
+
+
+def test_files_on_this_machine_are_sent_from_s3(tmp_path):
+    (tmp_path / "prices.csv").write_text("dt,mid\n")
+    request = dry_run(
+        "train", "--on", "aws", *ACCOUNT, "--region", REGION, "--name", "one", "--prices", str(tmp_path / "prices.csv")
+    )
+    assert s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/jobs/one/input/train/"
+
+
+@pytest.mark.parametrize("arguments", [["--set", "epochs"], ["--on", "moon"], ["--max-runtime", "long"]])
+def test_a_wrong_option_is_told_by_the_command_line(arguments):
+    result = CliRunner().invoke(main, ["train", *arguments])
+    assert result.exit_code == 2
+    assert arguments[1] in result.output

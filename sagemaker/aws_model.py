@@ -78,8 +78,7 @@ _TYPES = {
 
 def _shape_problems(shape: Any, value: Any, where: str) -> Iterator[Problem]:
     expected, words = _TYPES.get(shape.type_name, (object, "a value"))
-    is_right = isinstance(value, expected) and (shape.type_name == "boolean" or not isinstance(value, bool))
-    if not is_right:
+    if not _is_a(value, expected):
         yield Problem(f"{where}: must be {words}, received {short(value)}", wrong_type=True)
     elif shape.type_name == "structure":
         yield from _structure_problems(shape, value, where)
@@ -96,6 +95,11 @@ def _shape_problems(shape: Any, value: Any, where: str) -> Iterator[Problem]:
         yield from _string_problems(shape, value, where)
     elif shape.type_name != "boolean":
         yield from _size_problems(shape, value, repr(value), "", where)
+
+
+def _is_a(value: Any, expected: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a type; to Python a bool is a whole number, to AWS it is none."""
+    return isinstance(value, expected) and (expected in (bool, object) or not isinstance(value, bool))
 
 
 def _structure_problems(shape: Any, value: dict[str, Any], where: str) -> Iterator[Problem]:

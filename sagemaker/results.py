@@ -100,7 +100,7 @@ def _grouped_metrics(metrics: dict[str, Any], record: dict[str, Any]) -> list[tu
     values |= once if isinstance(once, dict) else {}
     if not values:  # no metrics.json, as with a script of the user's: what its log told
         values = {entry["MetricName"]: entry.get("Value") for entry in record.get("FinalMetricDataList") or []}
-    folds = len(metrics.get("folds", ()))
+    folds = len(metrics.get("folds", ())) or record.get("HyperParameters", {}).get("folds", "1")
     titles = ("of that epoch" if metrics else "metric", "on the held-out rows", f"mean over {folds} folds")
     epoch_title, held_out_title, folds_title = titles
     groups: dict[str, list[tuple[str, str]]] = {title: [] for title in titles}
@@ -111,12 +111,13 @@ def _grouped_metrics(metrics: dict[str, Any], record: dict[str, Any]) -> list[tu
             continue  # beside what they are the bounds of
         once_a_job = name in METRICS and METRICS[name].once
         of_folds = once_a_job and name.startswith("mean_")
-        if of_folds and folds < 2:
-            continue
+        if of_folds and folds in (1, "1"):
+            continue  # of one fold, whose rows are there already
         title = folds_title if of_folds else held_out_title if once_a_job else epoch_title
         text = _written(value)
-        if f"{name}_low" in values:
-            text += f" ({_written(values[f'{name}_low'])} to {_written(values.get(f'{name}_high'))})"
+        bounds = [values.get(f"{name}_{end}") for end in ("low", "high")]
+        if None not in bounds:
+            text += f" ({_written(bounds[0])} to {_written(bounds[1])})"
         groups[title].append((name, text))
     return [(title, rows) for title, rows in groups.items() if rows]
 

@@ -28,7 +28,9 @@ def test_scalars_become_the_text_that_sagemaker_takes(tmp_path):
     }
 
 
-@pytest.mark.parametrize("text", ["[]", "a: [", "HyperParameters: [1]", "ResourceConfig: ml.g5.xlarge"])
+@pytest.mark.parametrize(
+    "text", ["[]", "a: [", "HyperParameters: [1]", "ResourceConfig: ml.g5.xlarge", "Tags: 2020-02-30"]
+)
 def test_a_file_that_is_no_request_is_told(tmp_path, text):
     (tmp_path / "request.yaml").write_text(text)
     result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml")])

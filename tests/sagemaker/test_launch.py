@@ -164,12 +164,6 @@ def test_a_job_whose_runner_was_killed_can_be_stopped(launch):
     assert len(launch.record("one", "model/metrics.json")["epochs"]) < 600
 
 
-def test_numbers_of_a_log_that_are_none_are_left_out():
-    definitions = [{"Name": "loss", "Regex": r"loss=(\S+)"}, {"Name": "other", "Regex": "(never)?x"}]
-    assert metrics_in("loss=0.53, and loss=0.5\nx loss=nan", definitions[:1])["loss"][:1] == [0.5]
-    assert metrics_in("x", definitions) == {"loss": [], "other": []}
-
-
 def test_a_path_with_blanks_and_percents_is_read(launch, tmp_path):
     folder = tmp_path / "my prices, 100% #1 ü"
     folder.mkdir()

@@ -74,4 +74,4 @@ def test_the_page_in_a_browser(browser, tmp_path):
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.title == "<b>$t$</b>"
     rows = browser.execute_script("return [...document.querySelectorAll('tr.best td')].map(cell => cell.innerText)")
-    assert rows[0] == "1" and rows[-1] == "t-001"
+    assert (rows[:2], rows[-1]) == (["2", "Completed"], "t-001")  # the first still runs

@@ -65,6 +65,11 @@ def test_means_over_folds_are_shown_where_there_are_several(show):
     assert lines[lines.index("mean over 3 folds\tvalue") + 1] == "mean_val_accuracy\t0.65"
 
 
+def test_an_interval_that_cannot_be_told_is_left_out(show):
+    bounds = dict.fromkeys(["val_accuracy_gain_low", "val_accuracy_gain_high"])
+    assert "val_accuracy_gain\t0.01" in show(performance={"metrics": ONCE | bounds})
+
+
 def test_verdicts_that_the_log_showed_are_not_repeated(show):
     assert "No skill." not in show(verdicts=False)
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from place.local import LocalPlace
-from place.record import DamagedRecord, read_record
+from place.record import DamagedRecord, metrics_in, read_record
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,9 @@ def test_a_damaged_trial_is_a_failed_one(runs, tmp_path):
         ("t-001", "Completed"),
         ("t-002", "Failed"),
     ]
+
+
+def test_numbers_of_a_log_that_are_none_are_left_out():
+    definitions = [{"Name": "loss", "Regex": r"loss=(\S+)"}, {"Name": "other", "Regex": "(never)?x"}]
+    assert metrics_in("loss=0.53, and loss=0.5\nx loss=nan", definitions[:1])["loss"][:1] == [0.5]
+    assert metrics_in("x", definitions) == {"loss": [], "other": []}

@@ -127,8 +127,8 @@ def leaderboard_view(job: Job, console: Console) -> Iterator[Callable[[], None]]
             name, status, value = trial["TrainingJobName"], status_of(trial), leaderboard.objective_value(trial)
             if shown.get(name) != status:
                 shown[name] = status
-                told = value is not None and status in FINAL
-                say(f"{name} {status}" + (f" {objective_of(record)[0]}={value:.6g}" if told else ""), console)
+                final = value is not None and status in FINAL
+                say(f"{name} {status}" + (f" {objective_of(record)[0]}={value:.6g}" if final else ""), console)
 
     live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 

@@ -66,8 +66,12 @@ def test_a_request_for_the_other_command_is_told():
         )
 
 
+ON_AWS = ["--on", "aws", *ACCOUNT, "--region", REGION, "--prices", "s3://prices/history/"]
+
+
 def dry_run(command, *arguments):
-    result = CliRunner().invoke(main, [command, "--dry-run", *arguments])
+    """The request that a command would send to SageMaker."""
+    result = CliRunner().invoke(main, [command, "--dry-run", *ON_AWS, *arguments])
     assert result.exit_code == 0, result.output
     return yaml.safe_load(result.stdout)
 
@@ -81,32 +85,15 @@ def test_hyperbands_resource_is_the_epochs_in_every_place(tmp_path):
         "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 27}},
     }
     (tmp_path / "request.yaml").write_text(yaml.safe_dump(tuning))
-    request = dry_run(
-        "tune",
-        str(tmp_path / "request.yaml"),
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--region",
-        REGION,
-        "--prices",
-        "s3://prices/history/",
-    )
+    request = dry_run("tune", str(tmp_path / "request.yaml"))
     assert hyperparameters_of(request)["epochs"] == "27"
 
 
 def test_every_override_lands_where_sagemaker_wants_it():
     request = dry_run(
         "train",
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--region",
-        REGION,
         "--name",
         "one",
-        "--prices",
-        "s3://prices/history/",
         "--set",
         "epochs=3",
         "--instance-type",
@@ -155,24 +142,7 @@ def test_every_override_lands_where_sagemaker_wants_it():
 
 
 def test_set_takes_a_hyperparameter_out_of_the_ranges():
-    request = dry_run(
-        "tune",
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--region",
-        REGION,
-        "--prices",
-        "s3://prices/history/",
-        "--set",
-        "dropout=0.1",
-        "--max-jobs",
-        "20",
-        "--max-parallel",
-        "4",
-        "--strategy",
-        "Random",
-    )
+    request = dry_run("tune", "--set", "dropout=0.1", "--max-jobs", "20", "--max-parallel", "4", "--strategy", "Random")
     assert request["TrainingJobDefinition"]["StaticHyperParameters"]["dropout"] == "0.1"
     assert [entry["Name"] for _, entry in ranges_of(request)] == ["lookback", "nodes", "learning_rate"]
     assert request[CONFIG]["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 20, "MaxParallelTrainingJobs": 4}
@@ -180,20 +150,7 @@ def test_set_takes_a_hyperparameter_out_of_the_ranges():
 
 @pytest.mark.parametrize("command", ["train", "tune"])
 def test_a_preset_gives_all_that_the_request_does_not(command):
-    request = dry_run(
-        command,
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--region",
-        REGION,
-        "--prices",
-        "s3://prices/history/",
-        "--set",
-        "preset=original",
-        "--set",
-        "batch_size=512",
-    )
+    request = dry_run(command, "--set", "preset=original", "--set", "batch_size=512")
     given = hyperparameters_of(request)
     expected = PRESETS["original"] | {"batch_size": 512} | ({"epochs": 3} if command == "tune" else {})
     settings = parse_settings(given)
@@ -204,13 +161,6 @@ def test_a_preset_gives_all_that_the_request_does_not(command):
 def test_trials_do_not_publish():
     request = dry_run(
         "tune",
-        "--on",
-        "aws",
-        *ACCOUNT,
-        "--region",
-        REGION,
-        "--prices",
-        "s3://prices/history/",
         "--set",
         "model_db=s3://m",
     )
@@ -219,9 +169,7 @@ def test_trials_do_not_publish():
 
 def test_files_on_this_machine_are_sent_from_s3(tmp_path):
     (tmp_path / "prices.csv").write_text("dt,mid\n")
-    request = dry_run(
-        "train", "--on", "aws", *ACCOUNT, "--region", REGION, "--name", "one", "--prices", str(tmp_path / "prices.csv")
-    )
+    request = dry_run("train", "--name", "one", "--prices", str(tmp_path / "prices.csv"))
     assert s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/jobs/one/input/train/"
 
 

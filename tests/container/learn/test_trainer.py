@@ -393,7 +393,7 @@ sys.path[:0] = sys.argv[3:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * devices)
-from test_training import REGULARISED, Stop, cpu, trainer_of, without_speed
+from test_trainer import REGULARISED, Stop, cpu, trainer_of, without_speed
 settings = dataclasses.replace(REGULARISED, batch_size=batch_size)
 for count in (1, devices):
     _, trainer = trainer_of(settings, instance=cpu(count))

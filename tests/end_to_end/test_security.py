@@ -11,8 +11,8 @@ import time
 import keras
 import numpy as np
 import pytest
-from test_training import SMALL as TRAINING
-from test_training import Stop, fit, trainer_of
+from test_trainer import SMALL as TRAINING
+from test_trainer import Stop, fit, trainer_of
 
 from job_folder import SMALL, JobFolder
 from ml.learn.checkpoints import Checkpoint, CheckpointFolder

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import boto3
 import h5py
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import peak_memory
 from job_folder import SMALL, TRAIN, JobFolder, wait_for, wait_for_checkpoint
 from kydb_servers import make_table
 from ml.data.sample_market import sample_market
@@ -332,7 +332,7 @@ def test_three_years_of_real_prices_fit_into_a_gigabyte_and_a_half(tmp_path, sha
     command, environment = job.command(environment={})
     peak = tmp_path / "peak"
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("peak_memory.py"), peak, *command],
+        [sys.executable, peak_memory.__file__, peak, *command],
         env=environment,
         capture_output=True,
         text=True,

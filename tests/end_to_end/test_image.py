@@ -232,9 +232,13 @@ def test_it_holds_what_it_needs_and_nothing_else(image):
     assert labels["org.opencontainers.image.title"] == "position-trainer" and labels["org.opencontainers.image.version"]
 
 
+def pinned(file="requirements.txt"):
+    """name==version of each line of a requirements file."""
+    return {line.split()[0] for line in (REPOSITORY / file).read_text().splitlines() if "==" in line}
+
+
 def pinned_names():
-    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
-    return {normal(line.strip()) for line in lines if "==" in line}
+    return set(map(normal, pinned()))
 
 
 def normal(name):
@@ -257,10 +261,7 @@ def test_the_list_of_licences_names_every_package(image):
 
 
 def test_the_gpu_packages_are_the_same_and_cudas():
-    cpu, gpu = (
-        {line for line in (REPOSITORY / name).read_text().splitlines() if "==" in line}
-        for name in ("requirements.txt", "requirements-gpu.txt")
-    )
+    cpu, gpu = pinned("requirements.txt"), pinned("requirements-gpu.txt")
     assert {line.split("==")[0] for line in cpu - gpu} == {"tensorflow-cpu"}
     assert all(line.startswith(("tensorflow==", "nvidia-")) for line in gpu - cpu)
     version = next(line.split("==")[1] for line in cpu if line.startswith("tensorflow-cpu=="))

@@ -66,6 +66,9 @@ image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
 	docker build --quiet $(BASE) --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) .
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
+ifeq ($(ACCELERATOR),gpu)
+	@docker run --rm --interactive --network none $(IMAGE) python - < tests/tools/cuda_libraries.py
+endif
 
 research: $(VENV)/tests  ## what the model is worth on real prices, and what was tried [ARGS="folds NAME"]
 	PYTHONPATH=container $(BIN)/python tests/tools/research.py $(ARGS)

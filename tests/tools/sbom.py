@@ -13,7 +13,8 @@ from pathlib import Path
 _PYTHON_PACKAGES = """
 import runpy, sys
 sys.path.append("/tools")
-sys.argv = ["cyclonedx-py", "environment", "--short-PURLs", "--output-reproducible", "/opt/venv/bin/python"]
+options = ["--short-PURLs", "--output-reproducible", "--gather-license-texts"]
+sys.argv = ["cyclonedx-py", "environment", *options, "/opt/venv/bin/python"]
 runpy.run_module("cyclonedx_py", run_name="__main__")
 """
 _DEBIAN_PACKAGES = ["dpkg-query", "--show", "--showformat", "${Package}\t${Version}\t${Architecture}\n"]
@@ -45,14 +46,17 @@ def table(bill: dict) -> str:
     """Markdown: name, version, licence and where it comes from, a component a row."""
     rows = ["| package | version | licence | from |", "|---|---|---|---|"]
     for component in bill["components"]:
-        names = (entry.get("expression") or _name(entry["license"]) for entry in component.get("licenses", ()))
+        names = [entry.get("expression") or _name(entry["license"]) for entry in component.get("licenses", ())]
         kind = component.get("purl", "").partition("/")[0].removeprefix("pkg:")
-        rows.append(f"| {component['name']} | {component['version']} | {'; '.join(names)} | {kind} |")
+        rows.append(f"| {component['name']} | {component['version']} | {'; '.join(names) or 'not declared'} | {kind} |")
     return "\n".join(rows)
 
 
 def _name(licence: dict) -> str:
-    return (licence.get("id") or licence["name"]).splitlines()[0]
+    name = licence.get("id") or licence["name"]
+    if name.startswith("declared license of"):  # its text is what the package declares
+        name = licence["text"]["content"]
+    return name.removeprefix("License :: OSI Approved :: ").splitlines()[0]
 
 
 def _inside(image: str, command: list[str]) -> str:

@@ -170,6 +170,7 @@ def test_the_declaration_is_frozen():
         Settings().lookback = 3
 
 
+@pytest.mark.slow
 def test_it_imports_nothing_heavy():
     container = Path(sys.modules["ml.settings"].__file__).parents[1]
     loaded = subprocess.run(

@@ -71,7 +71,7 @@ def start_redis(folder, port: int) -> subprocess.Popen:
 def running_redis(folder):
     """host:port of a redis-server of its own."""
     if not shutil.which("redis-server"):
-        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+        pytest.skip("no redis-server: apt-get install redis-server")
     port = free_port()
     process = start_redis(folder, port)
     yield f"127.0.0.1:{port}"

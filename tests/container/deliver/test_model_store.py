@@ -40,6 +40,7 @@ def h5_bytes(model, tmp_path):
     return save_model(model, tmp_path / "saved", "btc.h5").read_bytes()
 
 
+@pytest.mark.slow
 def test_all_three_forms_agree_in_a_fresh_process(model, tmp_path):
     rng = np.random.default_rng(0)
     prices = 10_000_000 + rng.integers(0, 50, (40, LOOKBACK)).astype(float)

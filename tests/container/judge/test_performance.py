@@ -73,6 +73,7 @@ def test_ties_and_certainty_have_scores():
     assert np.isnan(scored(np.full(200, 0.4), np.ones(200, bool))["auc"].value)
 
 
+@pytest.mark.slow
 def test_an_interval_holds_the_truth_as_often_as_it_says():
     rng, hits = np.random.default_rng(2), 0
     for _ in range(100):

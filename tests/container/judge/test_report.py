@@ -127,6 +127,7 @@ def test_the_page_in_a_browser(browser, drawn):
     assert small >= 12
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_does_not_lose_the_model(tmp_path, files_url):
     job = JobFolder(tmp_path / "ml", SMALL | {"model_db": files_url}, channel={"p.parquet": sample_market(rows=6000)})
     (job.base / "output/data").rmdir()
@@ -136,6 +137,7 @@ def test_a_report_that_cannot_be_written_does_not_lose_the_model(tmp_path, files
     assert job.metrics["published"] is True and job.metrics["performance"]["verdict"]
 
 
+@pytest.mark.slow
 def test_a_job_leaves_its_report(tmp_path):
     settings = SMALL | {"prices_channel": "train", "model_db": f"files:/{tmp_path / 'kydb'}"}
     job = JobFolder(tmp_path / "ml", settings, channel={"p.parquet": sample_market(rows=6000)})

@@ -64,6 +64,7 @@ def test_means_are_over_the_folds():
     assert {name for name in METRICS if name.startswith("mean_")} == set(mean_metrics(table))
 
 
+@pytest.mark.slow
 def test_every_fold_is_told_and_the_last_ones_model_is_that_of_a_single_fold(tmp_path, market):
     walk, single = (
         JobFolder(tmp_path / name, settings, channel={"p.parquet": market})
@@ -95,6 +96,7 @@ def undisturbed(tmp_path_factory, market):
 
 
 @pytest.mark.parametrize("killed_in", ["fold-1", "fold-2", ""])
+@pytest.mark.slow
 def test_a_job_killed_in_any_fold_resumes_to_the_same_weights_and_numbers(tmp_path, market, undisturbed, killed_in):
     killed = JobFolder(tmp_path / "ml", LONG, channel={"p.parquet": market}, checkpoints=True)
     process = killed.start()
@@ -109,6 +111,7 @@ def test_a_job_killed_in_any_fold_resumes_to_the_same_weights_and_numbers(tmp_pa
     assert killed.metrics["folds"] == undisturbed.metrics["folds"]
 
 
+@pytest.mark.slow
 def test_a_stop_in_an_early_fold_keeps_its_best_model(tmp_path, market):
     job = JobFolder(tmp_path / "ml", FOLDS | {"epochs": 100_000}, channel={"p.parquet": market})
     process = job.start()

@@ -384,6 +384,7 @@ def test_a_checkpoint_knows_what_changes_the_weights(change):
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(2, 63), (4, 74)])  # which they cannot share; 74 leaves 1 window
+@pytest.mark.slow
 def test_several_devices_give_the_losses_of_one(devices, batch_size):
     # Logical devices must be made before TensorFlow runs, so this runs in a process of its own.
     script = """

@@ -21,7 +21,7 @@ import botocore.session
 import yaml
 
 from ml.errors import UserError
-from ml.metrics import METRICS, metric_definitions
+from ml.metrics import FOLDS, METRICS, metric_definitions
 from ml.settings import SETTINGS, parse_value, problems_with, unknown_name
 
 TRAINING = "CreateTrainingJob"
@@ -502,6 +502,8 @@ def _objective_problems(request, config, static):
         yield f"{at}.Type: must be {goals[name]} for {name}, received {goal!r}"
     elif config.get("Strategy") == "Hyperband" and METRICS[name].once:
         yield f"{at}.MetricName: Hyperband needs a metric of every epoch, received {name!r}, which comes once a job"
+    elif METRICS[name].group == FOLDS and static.get("folds", "1") in ("1", "1.0"):
+        yield f"{at}.MetricName: {name} is a mean over the folds; set folds to 2 or more, or tune for another metric"
     if "val_" in name and static.get("validation_fraction") in ("0", "0.0"):
         yield (
             f"{at}.MetricName: {name!r} needs a validation part, received validation_fraction="

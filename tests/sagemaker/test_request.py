@@ -209,7 +209,13 @@ def test_hyperbands_rules(tuning):
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.goal])
 def test_every_metric_with_a_goal_can_be_tuned_for(tuning, name):
     tuning[CONFIG]["HyperParameterTuningJobObjective"] = {"Type": METRICS[name].goal, "MetricName": name}
+    tuning["TrainingJobDefinition"]["StaticHyperParameters"]["folds"] = "2"
     requests.check(tuning, "local")
+
+
+def test_a_mean_over_the_folds_needs_folds(tuning):
+    tuning[CONFIG]["HyperParameterTuningJobObjective"] = {"Type": "Maximize", "MetricName": "mean_val_accuracy"}
+    assert "mean_val_accuracy is a mean over the folds; set folds to 2 or more" in problems(tuning)[0]
 
 
 def test_there_is_room_for_more_metrics():

@@ -160,6 +160,8 @@ def test_an_objective_that_comes_once_a_job_is_searched_for_and_stops_nothing_ea
     found = tune(
         "--max-jobs",
         6,
+        "--set",
+        "folds=2",
         ranges=ONE_RANGE,
         Strategy="Random",
         TrainingJobEarlyStoppingType="Auto",

@@ -302,6 +302,7 @@ def _report(
                 performance,
             )
             for fold, result, performance in zip(folds, outcome.results, performances, strict=True)
+            if fold.validation_rows is not None
         ]
         numbers = performances[-1].metrics | mean_metrics(table)
         print(performance_line(numbers), flush=True)

@@ -12,13 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ml.page import BLUE, GREY, ORANGE, chart, legend, number_ticks, plain, rendered
 from request import objective_of, ranges_of, training_part
 
 CSV = "leaderboard.csv"
 PAGE = "leaderboard.html"
 
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's, told apart by everybody
-_CHART_INCHES = (4.4, 2.9)  # that the text is readable at a phone's width
 _COUNTED = ("Completed", "Stopped")  # statuses whose objective counts; a stopped job has been somewhere too
 
 
@@ -73,8 +72,6 @@ def write_files(folder: Path, tuning: dict[str, Any], trials: list[dict[str, Any
 
 def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
     """One HTML page with everything in it: no script, and nothing is fetched."""
-    import jinja2
-
     metric, maximize = objective_of(tuning)
     columns, rows = table(tuning, trials)
     best = best_of(trials, maximize=maximize)
@@ -87,20 +84,19 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
             (f"{metric} against {entry['Name']}", _range_chart(trials, metric, kind, entry, best))
             for kind, entry in ranges_of(tuning)
         ]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((Path(__file__).parent / "leaderboard.html").read_text(encoding="utf-8"))
-    return template.render(
-        tuning=tuning,
-        metric=metric,
-        maximize=maximize,
-        columns=columns,
-        rows=rows,
-        best=best,
-        best_value=best and f"{objective_value(best):.6g}",
-        settings=settings,
-        charts=charts,
+    return rendered(
+        Path(__file__).parent / "leaderboard.html",
+        {
+            "tuning": tuning,
+            "metric": metric,
+            "maximize": maximize,
+            "columns": columns,
+            "rows": rows,
+            "best": best,
+            "best_value": best and f"{objective_value(best):.6g}",
+            "settings": settings,
+            "charts": charts,
+        },
     )
 
 
@@ -127,31 +123,18 @@ def _seconds(trial: dict[str, Any]) -> float | None:
 
 
 def _axes(label: str, metric: str):
-    from matplotlib.figure import Figure  # no pyplot: no state, no display
-
-    axes = Figure(figsize=_CHART_INCHES, layout="constrained").add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+    axes = chart(x=label, y=metric)
     axes.margins(0.08)
-    axes.set_xlabel(label)
-    axes.set_ylabel(metric)
+    number_ticks(axes.yaxis)
     return axes
 
 
 def _as_url(axes) -> str:
     if axes.lines:
-        axes.figure.legend(
-            loc="outside upper right", ncols=4, columnspacing=1, handletextpad=0.3, frameon=False, fontsize="small"
-        )
+        legend(axes.figure, 4)
     buffer = io.BytesIO()
     axes.figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib takes for text: a dollar sign would start a formula."""
-    return text.replace("$", r"\$")
 
 
 def _progress_chart(trials, metric, maximize):
@@ -159,7 +142,7 @@ def _progress_chart(trials, metric, maximize):
         (trial for trial in trials if objective_value(trial) is not None and "TrainingEndTime" in trial),
         key=lambda trial: _moment(trial["TrainingEndTime"]),
     )
-    axes = _axes("minutes since the start", _plain(metric))
+    axes = _axes("minutes since the start", metric)
     if ended:
         start = min(_moment(trial["CreationTime"]) for trial in trials)
         minutes = [(_moment(trial["TrainingEndTime"]) - start).total_seconds() / 60 for trial in ended]
@@ -169,7 +152,7 @@ def _progress_chart(trials, metric, maximize):
             minutes,
             [better(values[:count]) for count in range(1, len(values) + 1)],
             where="post",
-            color=_ORANGE,
+            color=ORANGE,
             label="best so far",
         )
         for status, marker in (("Completed", "o"), ("Stopped", "x")):
@@ -179,17 +162,17 @@ def _progress_chart(trials, metric, maximize):
                 if trial["TrainingJobStatus"] == status
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), marker, color=_BLUE, label=status.lower())
+                axes.plot(*zip(*points, strict=True), marker, color=BLUE, label=status.lower())
     return _as_url(axes)
 
 
 def _range_chart(trials, metric, kind, entry, best):
     name = entry["Name"]
-    axes = _axes(_plain(name), _plain(metric))
+    axes = _axes(name, metric)
     categorical = kind == "CategoricalParameterRanges"
     if categorical:
         places = {str(value): index for index, value in enumerate(entry["Values"])}
-        axes.set_xticks(list(places.values()), [_plain(value) for value in places])
+        axes.set_xticks(list(places.values()), [plain(value) for value in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
     elif entry.get("ScalingType") == "Logarithmic":
         axes.set_xscale("log", subs=[2, 5])
@@ -199,9 +182,9 @@ def _range_chart(trials, metric, kind, entry, best):
         low, high = float(entry["MinValue"]), float(entry["MaxValue"])
         axes.set_xlim(low, high)
     for status, marker, color, label in (
-        ("Completed", "o", _BLUE, "completed"),
-        ("Stopped", "x", _BLUE, "stopped"),
-        ("InProgress", "s", _GREY, "running"),
+        ("Completed", "o", BLUE, "completed"),
+        ("Stopped", "x", BLUE, "stopped"),
+        ("InProgress", "s", GREY, "running"),
     ):
         points = [
             (places[text] if categorical else float(text), objective_value(trial))
@@ -218,7 +201,7 @@ def _range_chart(trials, metric, kind, entry, best):
             [places[text] if categorical else float(text)],
             [objective_value(best)],
             "D",
-            color=_ORANGE,
+            color=ORANGE,
             fillstyle="none",
             markersize=11,
             label="best",

@@ -14,11 +14,11 @@ _UNITS = (
 )
 
 
-def bar_length(index: pd.DatetimeIndex) -> pd.Timedelta:
+def bar_length(index: pd.Index) -> pd.Timedelta:
     """The length of a history's bars: the median step between its rows, whatever is missing between some of them."""
     if len(index) < 2:
         return pd.Timedelta(minutes=1)
-    return pd.Timedelta(np.median(np.diff(index.as_unit("ns").asi8)), unit="ns")
+    return pd.Timedelta(np.median(_steps(index)), unit="ns")
 
 
 def bars_of(bar: pd.Timedelta) -> str:
@@ -49,9 +49,9 @@ def bars_a_day(bar: pd.Timedelta) -> int:
     return max(1, round(DAY / bar))
 
 
-def missing_bars(index: pd.DatetimeIndex, bar: pd.Timedelta) -> str:
+def missing_bars(index: pd.Index, bar: pd.Timedelta) -> str:
     """How many bars a history lacks between its first and its last, in words."""
-    missing = np.diff(index.as_unit("ns").asi8) // bar.value - 1
+    missing = _steps(index) // bar.value - 1
     gaps = int((missing > 0).sum())
     if not gaps:
         return "none"
@@ -67,3 +67,8 @@ def moment_format(bar: pd.Timedelta) -> str:
     if bar % DAY == pd.Timedelta(0):
         return "%Y-%m-%d"
     return "%Y-%m-%d %H:%M" if bar % pd.Timedelta(minutes=1) == pd.Timedelta(0) else "%Y-%m-%d %H:%M:%S"
+
+
+def _steps(index: pd.Index) -> np.ndarray:
+    """Nanoseconds between a history's rows."""
+    return np.diff(pd.DatetimeIndex(index).as_unit("ns").asi8)

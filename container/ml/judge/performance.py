@@ -282,7 +282,7 @@ def _whole(value: float) -> float | int:
     return int(value) if value.is_integer() else value
 
 
-def _in_json_types(value):
+def _in_json_types(value: Any) -> Any:
     """A value in JSON's types, numbers to the digits that are printed."""
     if isinstance(value, Estimate):
         return {name: rounded(number) for name, number in value._asdict().items()}

@@ -101,7 +101,7 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "threshold": record["settings"]["threshold"],
             "folds": _fold_table(metrics["folds"], bar),
             "bars": bars_of(bar),
-            "missing": missing_bars(pd.DatetimeIndex(history.index), bar),
+            "missing": missing_bars(history.index, bar),
         },
         {
             "number": "{:,}".format,

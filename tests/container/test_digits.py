@@ -33,6 +33,12 @@ def test_an_amount_says_its_value(size, sign):
     assert float(amount(sign * size).replace(",", "")) == pytest.approx(sign * size, rel=6e-4)
 
 
+def test_a_tick_has_no_decimal_too_many():
+    assert [tick(value, [0.4, 0.5, 0.6]) for value in (0.4, 0.5)] == ["0.4", "0.5"]
+    assert tick(0.25, [0.0, 0.25, 0.5]) == "0.25" and tick(1e6, [0, 5e5, 1e6]) == "1,000,000"
+    assert tick(5.0, [5.0]) == "5.000"
+
+
 @given(st.floats(1e-12, 1e9), st.integers(-20, 20), st.sampled_from([1, 2, 2.5, 5]))
 def test_neighbouring_ticks_are_told_apart(size, first, step):
     step *= 10.0 ** math.floor(math.log10(size))

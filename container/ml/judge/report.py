@@ -101,6 +101,7 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "threshold": record["settings"]["threshold"],
             "folds": _fold_table(metrics["folds"], bar),
             "bars": bars_of(bar),
+            "sharpe_known": not np.isnan(performance.trading[MODEL]["sharpe"]),
             "missing": missing_bars(history.index, bar),
         },
         {

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from ml import metrics
-from ml.digits import amounts, share
 from ml.errors import UserError
-from ml.judge.bars import bars_a_day, bars_of, counted
+from ml.judge.bars import bars_a_day
 from ml.judge.baselines import baselines
-from ml.judge.bootstrap import CONFIDENCE, LEAST_BLOCKS, Bootstrap, Estimate
+from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS, Prediction, calibration_curve, score
 from ml.judge.trading import positions, profit, trading_result
+from ml.judge.verdict import accuracy_verdict, profit_verdict
 from ml.metrics import METRICS, rounded
 from ml.settings import Settings
 
@@ -131,14 +131,12 @@ def measure(
     scored = {each.name: score(each, labels, bootstrap) for each in (model, *rules)}
     best = max(rules, key=lambda rule: scored[rule.name][ACCURACY][0])
     gains = {
-        rule.name: {
-            name: bootstrap.estimate(values - scored[rule.name][name]) for name, values in scored[MODEL].items()
-        }
+        rule.name: {name: bootstrap.estimate(drawn - scored[rule.name][name]) for name, drawn in scored[MODEL].items()}
         for rule in rules
     }
     scores = {
-        name: {score: bootstrap.estimate(values, least=0) for score, values in each.items()}
-        for name, each in scored.items()
+        said: {name: bootstrap.estimate(drawn, least=0) for name, drawn in of_one.items()}
+        for said, of_one in scored.items()
     }
     trading, curves = _followed(model, best, rows, settings, bootstrap, bar)
     return Performance(
@@ -159,8 +157,10 @@ def measure(
         calibration=calibration_curve(probability, labels),
         trading=trading,
         curves=curves,
-        verdict=_verdict(scores, gains[best.name][ACCURACY], best.name, bootstrap, bar),
-        profit_verdict=_profit_verdict(trading[MODEL]["pnl"], bootstrap, bar),
+        verdict=accuracy_verdict(
+            scores[MODEL][ACCURACY], scores[best.name][ACCURACY], gains[best.name][ACCURACY], best.name, bootstrap, bar
+        ),
+        profit_verdict=profit_verdict(trading[MODEL]["pnl"], bootstrap, bar),
     )
 
 
@@ -234,48 +234,6 @@ def mean_metrics(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         for metric in METRICS.values()
         if metric.mean_of
     }
-
-
-def _verdict(scores, gain: Estimate, best: str, bootstrap: Bootstrap, bar: pd.Timedelta) -> str:
-    accuracy, theirs = (scores[name][ACCURACY].value for name in (MODEL, best))
-    finding = (
-        f"Too few held-out {bars_of(bar)} to compare the model with"
-        if np.isnan(gain.low)
-        else "The model is better than"
-        if gain.low > 0
-        else "The model is worse than"
-        if gain.high < 0
-        else "The model is not distinguishable from"
-    )
-    return (
-        f"{finding} the best baseline ({best}): accuracy {share(accuracy)} against {share(theirs)} on "
-        f"{bootstrap.rows:,} held-out {bars_of(bar)}, a difference of {share(gain.value, '+')} "
-        f"({_evidence([share(end, '+') for end in gain[1:]], bootstrap, bar)})."
-    )
-
-
-def _profit_verdict(profit: Estimate, bootstrap: Bootstrap, bar: pd.Timedelta) -> str:
-    finding = (
-        f"too few held-out {bars_of(bar)} to say whether that is chance"
-        if np.isnan(profit.low)
-        else "a profit that chance does not explain"
-        if profit.low > 0
-        else "a loss that chance does not explain"
-        if profit.high < 0
-        else "no more than chance explains"
-    )
-    value, *ends = amounts(profit, "+")
-    return (
-        f"Following it with one unit, spread paid, came to {value} price units "
-        f"({_evidence(ends, bootstrap, bar)}): {finding}."
-    )
-
-
-def _evidence(ends: Sequence[str], bootstrap: Bootstrap, bar: pd.Timedelta) -> str:
-    """An interval in words, or why there is none."""
-    if bootstrap.has_intervals:
-        return f"{CONFIDENCE:.0%} interval {ends[0]} to {ends[1]}"
-    return f"no interval from fewer than {LEAST_BLOCKS} blocks of {counted(bootstrap.block, bar)}; hold out more"
 
 
 def _whole(value: float) -> float | int:

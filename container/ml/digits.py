@@ -43,7 +43,7 @@ def tick(value: float, ticks: Sequence[float]) -> str:
     steps = [abs(second - first) for first, second in itertools.pairwise(ticks) if second != first]
     if not steps:
         return amount(value)
-    step = float(f"{min(steps):.9g}")  # 0.5 - 0.4 is a little less than 0.1
+    step = float(f"{min(steps):.9g}")  # 1.2 - 1.1 is a little less than 0.1
     decimals = max(0, -_magnitude(step))
     while abs(round(step, decimals) - step) > step / 1000 and decimals <= _MOST_DECIMALS:
         decimals += 1  # a step of 0.25 has two decimals

@@ -24,7 +24,7 @@ from ml.databases import configure_aws
 from ml.deliver.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model
 from ml.errors import UserError, one_line, redacted
 from ml.files import write_json
-from ml.learn.folds import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
+from ml.learn.folds import Fold, Outcome, Trained, folds_of, train_in_turn
 from ml.metrics import performance_line
 from ml.optimal_position import labelled
 from ml.platform.failure import failures_reported
@@ -283,14 +283,27 @@ def _report(
     """Measures what the model is worth, prints it and keeps it; the model is safe by then, whatever fails here."""
     try:
         # Imported here, since SciPy takes a moment that the first epoch need not wait for.
-        from ml.judge.performance import measured
+        from ml.judge.bars import bar_length
+        from ml.judge.performance import fold_row, mean_metrics, measure
         from ml.judge.report import write_report
 
+        bar = bar_length(folds[-1].history.index)
         performances = [
-            measured(fold.history, len(fold.train_rows), probability, settings)
+            measure(fold.history, len(fold.train_rows), probability, settings, bar)
             for fold, probability in zip(folds, [*outcome.probabilities, outcome.kept.predict()], strict=True)
         ]
-        table = fold_table(folds, outcome.results, performances)
+        table = [
+            fold_row(
+                fold.number,
+                len(fold.train_rows),
+                fold.validation_rows,
+                result.best_epoch,
+                result.history[result.best_epoch - 1],
+                performance,
+            )
+            for fold, result, performance in zip(folds, outcome.results, performances, strict=True)
+            if fold.validation_rows is not None
+        ]
         numbers = performances[-1].metrics | mean_metrics(table)
         print(performance_line(numbers), flush=True)
         print(performances[-1].verdict, performances[-1].profit_verdict, sep="\n", flush=True)

@@ -73,5 +73,5 @@ def test_the_page_in_a_browser(browser, tmp_path):
     assert all(width > 0 for _, width in charts)
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.title == "<b>$t$</b>"
-    rows = browser.execute_script("return [...document.querySelectorAll('tr.best td')].map(cell => cell.innerText)")
+    rows = browser.execute_script("return [...document.querySelectorAll('tr.marked td')].map(cell => cell.innerText)")
     assert (rows[:2], rows[-1]) == (["2", "Completed"], "t-001")  # the first still runs

@@ -7,23 +7,19 @@ that is kept; the others say how much a result depends on the months it was meas
 import dataclasses
 import gc
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ml.errors import UserError
-from ml.metrics import METRICS, rounded
 from ml.platform.stop import StopSignal
 from ml.settings import Settings
 
 if TYPE_CHECKING:
     import keras
 
-    from ml.judge.performance import Performance
     from ml.learn.trainer import TrainingResult
-
-_MEAN = "mean_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,33 +158,3 @@ def train_in_turn(folds: Sequence[Fold], train: Callable[[Fold], Trained], stop:
         if stop.is_set:
             break
     return Outcome(kept, results, probabilities, stopped=stop.is_set or trained.result.stopped)
-
-
-def fold_table(
-    folds: Sequence[Fold], results: Sequence["TrainingResult"], performances: Sequence["Performance"]
-) -> list[dict[str, Any]]:
-    """A row a fold: its rows and time, the epoch kept and its scores, the numbers that are printed once."""
-    return [
-        {
-            "fold": fold.number,
-            "train_rows": len(fold.train_rows),
-            "validation_rows": len(fold.validation_rows),
-            "first": str(fold.validation_rows.index[0]),
-            "last": str(fold.validation_rows.index[-1]),
-            "best_epoch": result.best_epoch,
-            **{name: result.history[result.best_epoch - 1][name] for name in ("val_loss", "val_accuracy")},
-            **performance.metrics,
-            "best_baseline": performance.best_baseline,
-            "verdict": performance.verdict,
-        }
-        for fold, result, performance in zip(folds, results, performances, strict=True)
-    ]
-
-
-def mean_metrics(table: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The means over the folds that `ml.settings.METRICS` declares."""
-    return {
-        name: rounded(float(np.mean([row[name.removeprefix(_MEAN)] for row in table])))
-        for name in METRICS
-        if name.startswith(_MEAN)
-    }

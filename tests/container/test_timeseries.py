@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kydb_servers import make_table
-from ml import databases, timeseries
+from ml import databases, series_chunks
 from ml.data.history import checked, fingerprint, gaps
 from ml.data.sources import read_channel, read_kydb
 from ml.errors import UserError, redacted
@@ -41,7 +41,7 @@ def assert_same(one, other):
 
 
 def test_what_was_written_is_read_by_another_process_view(kydb_url, monkeypatch):
-    monkeypatch.setattr(timeseries, "_CHUNK_ROWS", 1000)
+    monkeypatch.setattr(series_chunks, "MOST_ROWS", 1000)
     db = kydb.connect(kydb_url)
     frame = history()
     time_series(db, KEY).replace(frame)
@@ -64,7 +64,7 @@ def test_both_ends_of_a_curve_are_included(kydb_url):
 
 
 def test_a_range_is_replaced_and_the_rest_stays(kydb_url, monkeypatch):
-    monkeypatch.setattr(timeseries, "_CHUNK_ROWS", 700)
+    monkeypatch.setattr(series_chunks, "MOST_ROWS", 700)
     db = kydb.connect(kydb_url)
     old, new = history(), history(900, "2020-01-02", seed=9)
     time_series(db, KEY).replace(old)
@@ -143,7 +143,7 @@ def test_the_snippet_that_users_have(aws, tmp_path):
 
 @pytest.mark.parametrize("fails_at", range(4))
 def test_a_write_that_fails_leaves_what_was_there(files_url, monkeypatch, fails_at):
-    monkeypatch.setattr(timeseries, "_CHUNK_ROWS", 1000)
+    monkeypatch.setattr(series_chunks, "MOST_ROWS", 1000)
     db = kydb.connect(files_url)
     old = history(2000)
     time_series(db, KEY).replace(old)
@@ -182,7 +182,7 @@ def test_a_list_that_was_written_without_an_answer_is_readable(files_url, monkey
 
 
 def test_other_columns_are_refused_where_other_chunks_stay(files_url, monkeypatch):
-    monkeypatch.setattr(timeseries, "_CHUNK_ROWS", 1000)
+    monkeypatch.setattr(series_chunks, "MOST_ROWS", 1000)
     old = history(2000)[["mid"]]
     series = time_series(kydb.connect(files_url), KEY)
     series.replace(old)

@@ -152,7 +152,7 @@ def _swap_s3(db, key: str, old: bytes | None, new: bytes) -> bool:
 
     path = db._get_full_path(key)
     _make_folders(db, path)
-    if not _has_conditional_writes(db):
+    if not _has_conditional_writes(db, path):
         with _s3_lock(db, key):
             return _swap_plainly(db, key, old, new)
     found, tag = _s3_item(db, key)
@@ -168,15 +168,15 @@ def _swap_s3(db, key: str, old: bytes | None, new: bytes) -> bool:
     return True
 
 
-def _has_conditional_writes(db) -> bool:
+def _has_conditional_writes(db, path: str) -> bool:
     """Whether the server looks at If-Match: AWS and most others do, some that imitate S3 do not.
 
-    A write is tried whose condition cannot hold, so that nothing is written where it is looked at.
+    A write beside a path is tried whose condition cannot hold, so that nothing is written where it is looked at.
     """
     import botocore.exceptions
 
     if "_has_conditional_writes" not in vars(db):
-        probe = {"Bucket": db.db_name, "Key": db._get_full_path(f"/.configs/probe-{uuid.uuid4().hex}")[1:]}
+        probe = {"Bucket": db.db_name, "Key": f"{path[1:]}.probe-{uuid.uuid4().hex}"}
         try:
             db.s3.put_object(**probe, Body=b"", IfMatch=f'"{"0" * 32}"')
             db.s3.delete_object(**probe)

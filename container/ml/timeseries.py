@@ -315,6 +315,8 @@ class TimeSeries(kydb.DbObj):
         for chunk in chunks:
             try:
                 self._store.delete_raw(self._store._get_full_path(chunk["key"]))
+            except (FileNotFoundError, KeyError):
+                pass  # it was not written, or another writer has deleted it
             except Exception as error:  # an orphan costs space only, and what failed before must be told
                 print(f"chunk {chunk['key']} of {self.key} could not be deleted: {one_line(error)}", flush=True)
 

@@ -33,7 +33,7 @@ def test_servers_that_ignore_if_match_are_recognised(request, backend, honours):
     from kydb_servers import make_url
 
     db = connect(make_url(backend, request))
-    assert _has_conditional_writes(db) is honours
+    assert _has_conditional_writes(db, "/a/b") is honours
     assert "Contents" not in db.s3.list_objects_v2(Bucket=db.db_name), "the probe was left behind"
 
 

@@ -1,5 +1,7 @@
 """A TimeSeries that several write, that is damaged, or that shares its database with other programs."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +226,35 @@ def test_a_list_that_was_not_written_where_the_server_said_so_costs_no_chunk(fil
     with pytest.raises(OSError, match="what was read back is not what was written"):
         series.replace(history(100, price=200))
     assert (read_anew(files_url)["mid"] == 100).all()
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_disk_that_fails_at_any_step_leaves_the_old_rows_or_the_new(tmp_path, small_chunks, monkeypatch, step):
+    owner, whole = (os, os.fsync) if step == "fsync" else (Path, Path.replace)
+    failures = 0
+    for fails_at in range(100):
+        url = f"files:/{tmp_path}/{fails_at}"
+        series, calls = time_series(kydb.connect(url), KEY), iter(range(1000))
+        series.replace(history())
+
+        def failing(*arguments, calls=calls, fails_at=fails_at):
+            if next(calls) == fails_at:
+                raise OSError(errno.EIO, "the disk failed")
+            return whole(*arguments)
+
+        monkeypatch.setattr(owner, step, failing)
+        try:
+            series.replace(history(price=200))
+        except OSError as error:
+            assert error.errno == errno.EIO
+            failures += 1
+        monkeypatch.setattr(owner, step, whole)
+        prices = set(read_anew(url)["mid"])
+        assert prices in ({100}, {200}) and len(read_anew(url)) == 3000
+        if next(calls) <= fails_at:
+            break
+    assert failures == {"fsync": 8, "replace": 4}[step], "three chunks and a list; of each the file and the folder"
+    assert prices == {200}
 
 
 def test_something_else_under_the_key_is_not_overwritten(files_url):

@@ -7,6 +7,8 @@ from pathlib import Path
 import kydb
 import pytest
 
+from kydb_servers import make_url
+from ml import items
 from ml.data.sources import read_kydb
 from ml.databases import DamagedValue, connect, mend
 from ml.errors import UserError
@@ -28,18 +30,32 @@ def test_an_item_is_replaced_only_if_it_is_still_what_was_read(any_kydb_url):
     assert not swap(db, "/a/b", TWO, THREE)
 
 
+@pytest.mark.parametrize("backend", ["redis", "s3", "dynamodb", "dynalite"])
+def test_the_server_itself_refuses_an_item_that_was_replaced_after_it_was_compared(request, monkeypatch, backend):
+    db, ours = connect(make_url(backend, request)), [True]
+    swap(db, "/b", None, ONE)
+    owner, name = (items, "_s3_item") if db.db_type == "s3" else (type(db), "folder_meta_set_raw")
+    whole = getattr(owner, name)
+
+    def overtaken(*arguments):
+        done = whole(*arguments) if db.db_type == "s3" else None
+        if ours and ours.pop():
+            db.set_raw(db._get_full_path("/b"), TWO)
+        return done if db.db_type == "s3" else whole(*arguments)
+
+    monkeypatch.setattr(owner, name, overtaken)
+    assert not swap(db, "/b", ONE, THREE)
+    assert item_now(db, "/b") == TWO
+
+
 @pytest.mark.parametrize(("backend", "honours"), [("s3", True), ("s3rver", False)])
 def test_servers_that_ignore_if_match_are_recognised(request, backend, honours):
-    from kydb_servers import make_url
-
     db = connect(make_url(backend, request))
     assert _has_conditional_writes(db, "/a/b") is honours
     assert "Contents" not in db.s3.list_objects_v2(Bucket=db.db_name), "the probe was left behind"
 
 
 def test_a_writer_that_holds_the_lock_of_an_s3_server_without_if_match_is_told(request, monkeypatch):
-    from kydb_servers import make_url
-
     monkeypatch.setattr("ml.items._LOCK_SECONDS", 0)
     db = connect(make_url("s3rver", request))
     lock = {"Bucket": db.db_name, "Key": ".configs/locks/a/b/theirs"}

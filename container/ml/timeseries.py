@@ -234,8 +234,13 @@ class TimeSeries(kydb.DbObj):
         """Writes the rows as chunks, and swaps the list; returns whether nobody else was faster."""
         written = self._write_chunks(rows)
         listed = [*before, *written, *after]
-        # If this raises, the list may have been written all the same: the chunks of both must stay.
-        swapped = swap(self._store, self.key, old, self._pickled(listed))
+        try:
+            swapped = swap(self._store, self.key, old, self._pickled(listed))
+        except (
+            UserError
+        ):  # it was refused; after other errors the list may be written, and both lists' chunks must stay
+            self._delete_chunks(written)
+            raise
         found = item_now(self._store, self.key)
         if swapped and found == old:
             raise OSError(f"{self._name}: what was read back is not what was written")

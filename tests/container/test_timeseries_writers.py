@@ -103,6 +103,18 @@ def test_a_series_that_others_write_all_the_time_is_not_written(files_url, monke
     assert len(db.ls(f"/timeseries_chunks{KEY}")) == 1
 
 
+def test_a_write_that_is_refused_leaves_no_chunks(files_url, monkeypatch):
+    def held_by_another(*arguments):
+        raise UserError("held")
+
+    series = time_series(kydb.connect(files_url), KEY)
+    series.replace(history(100))
+    monkeypatch.setattr(timeseries, "swap", held_by_another)
+    with pytest.raises(UserError, match="held"):
+        series.replace(history(100, price=200))
+    assert (read_anew(files_url)["mid"] == 100).all() and len(series.db.ls(f"/timeseries_chunks{KEY}")) == 1
+
+
 def test_chunks_that_a_list_on_top_of_an_unanswered_one_names_stay(files_url, monkeypatch):
     """A swap that says no although it was done, as after a retry of a broken connection."""
     db = kydb.connect(files_url)

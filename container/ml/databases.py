@@ -7,6 +7,7 @@ moment ago, and writes files in place. What is mended here is mended on the one 
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,12 +177,27 @@ def _dynamodb_reader(db) -> Callable[[str], bytes]:
     return get_raw
 
 
+def s3_object(db, path: str) -> tuple[bytes, str]:
+    """Bytes and tag of an object; it is asked for again where the connection breaks while the bytes are read."""
+    import botocore.exceptions
+
+    for left in reversed(range(_ATTEMPTS)):
+        found = db.s3.get_object(Bucket=db.db_name, Key=path[1:])
+        try:
+            return found["Body"].read(), found["ETag"]
+        except botocore.exceptions.ResponseStreamingError:
+            if not left:
+                raise
+            time.sleep(0.1)
+    raise AssertionError
+
+
 def _s3_reader(db) -> Callable[[str], bytes]:
     import botocore.exceptions
 
     def get_raw(key: str) -> bytes:
         try:
-            return db.s3.get_object(Bucket=db.db_name, Key=key[1:])["Body"].read()
+            return s3_object(db, key)[0]
         except botocore.exceptions.ClientError as error:
             if is_transient(error):
                 raise

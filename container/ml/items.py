@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 from kydb.base import BaseDB
 
-from ml.databases import s3_answer
+from ml.databases import s3_answer, s3_object
 from ml.errors import UserError, redacted
 
 _LOCK_SECONDS = 30  # to wait for another writer's lock on an S3 server without conditional writes
@@ -140,8 +140,7 @@ def _s3_item(db, key: str) -> tuple[bytes | None, str]:
     import botocore.exceptions
 
     try:
-        found = db.s3.get_object(Bucket=db.db_name, Key=db._get_full_path(key)[1:])
-        return found["Body"].read(), found["ETag"]
+        return s3_object(db, db._get_full_path(key))
     except botocore.exceptions.ClientError as error:
         s3_answer(db, key, error)
         return None, ""

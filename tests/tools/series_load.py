@@ -17,6 +17,7 @@ import uuid
 import boto3
 import numpy as np
 import pandas as pd
+from botocore.exceptions import ResponseStreamingError
 
 from kydb_servers import make_table, point_aws_at, running_dynalite, running_s3rver
 from load import redis_url
@@ -40,7 +41,7 @@ def _patiently(function, tries=40):
     for left in reversed(range(tries)):
         try:
             return function()
-        except (DamagedValue, EOFError):
+        except (DamagedValue, EOFError, ResponseStreamingError):
             if not left:
                 raise
             time.sleep(0.05)
@@ -127,6 +128,7 @@ def servers():
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="kinds whose name holds this text")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--writes", type=int, default=10**9)
     parser.add_argument("--write", metavar="URL", help="be one writer")
@@ -137,6 +139,8 @@ if __name__ == "__main__":
         sys.exit()
     failed = False
     for kind, server in servers().items():
+        if arguments.only not in kind:
+            continue
         began = time.monotonic()
         with server() as database:
             found = run(database, seconds=arguments.seconds)

@@ -85,8 +85,9 @@ chaos: $(VENV)/tests  ## kills jobs at random moments [N=200] [ARGS="--image nam
 fuzz: $(VENV)/tests  ## broken inputs of every kind [N=100000] [ARGS="surface ..."]
 	$(UNDER_TEST) tests/tools/fuzz.py -n $(N) $(ARGS)
 
-load: $(VENV)/tests  ## 16 jobs that publish to one KYDB key and read it [SECONDS=300]
+load: $(VENV)/tests  ## 16 jobs that publish to one KYDB key and read it, then 2 writers of one series [SECONDS=300]
 	$(UNDER_TEST) tests/tools/load.py --seconds $(SECONDS)
+	$(UNDER_TEST) tests/tools/series_load.py --seconds $(SECONDS)
 
 requirements: $(VENV)/tests  ## pin again what the .in files name
 	$(PIP_COMPILE) -o requirements.txt requirements.in

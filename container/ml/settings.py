@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ml.errors import UserError
+from ml.kydb_urls import check_url
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,12 +290,9 @@ def parse_value(name: str, value: Any) -> Any:
             parsed = _PARSERS[field.type](text)
     except ValueError as expected:
         raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
-    if name in ("prices_db", "model_db") and (hidden := re.sub(r"//[^/;|]*@", "//...@", parsed)) != parsed:
-        raise UserError(
-            f"hyperparameter {name} must not hold a user name or password, which SageMaker shows to all "
-            f"who may describe the job, received {hidden}; see SECURITY.md for where they belong"
-        )
-    if name in ("prices_key", "model_key") and not _KEY.fullmatch(parsed):
+    if name in ("prices_db", "model_db") and parsed:
+        check_url(name, str(parsed))
+    if name in ("prices_key", "model_key") and not _KEY.fullmatch(str(parsed)):
         raise UserError(
             f"hyperparameter {name} must be a key such as {field.default}, of printable characters and "
             f"no part that is empty or begins with a dot, received {value!r}"

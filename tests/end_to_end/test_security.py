@@ -28,6 +28,9 @@ SECRET = "hunter2hunter2"
         f"redis://trader:{SECRET}@127.0.0.1:1/x",
         f"https://{SECRET}@example.org/x",
         f"files://tmp/x;redis://:{SECRET}@127.0.0.1:1/x",
+        f"redis://trader:hunt/{SECRET}@127.0.0.1:1/x",
+        f"redis:/trader:{SECRET}@",
+        f"s3://bucket/x?token={SECRET}",
     ],
 )
 def test_credentials_in_a_kydb_url_are_refused_and_written_nowhere(launch, tmp_path, url):

@@ -125,10 +125,6 @@ def known(span, name: str, compute) -> np.ndarray:
 # The network
 
 
-class _NeverStops:
-    is_set = False
-
-
 @functools.cache
 def instance():
     return find_instance("auto")
@@ -150,16 +146,14 @@ def network(span, changes: dict | list[dict]) -> np.ndarray:
 def _trained(part: Stretch, settings: Settings) -> np.ndarray:
     train_rows, held_out = split_by_time(part.train, settings.validation_fraction, settings.lookback, HORIZON)
     device = instance()
-    model = build_network(
-        settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed, centred=settings.centred
-    )
+    model = build_network(settings)
     Trainer(
         model,
         settings,
         device,
         TrainSequence(train_rows, settings.lookback, settings.batch_size, seed=settings.seed),
         TrainSequence(held_out, settings.lookback, settings.batch_size, enable_shuffle=False),
-    ).fit(stop=_NeverStops(), report=lambda line: print(f"  {line}", file=sys.stderr))
+    ).fit(report=lambda line, **_: print(f"  {line}", file=sys.stderr))
     return np.concatenate([np.asarray(model(windows))[:, 1] for windows in _windows(part, settings.lookback)])
 
 

@@ -10,7 +10,8 @@ import pytest
 from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from ml.data.sample_market import sample_market
 from ml.errors import UserError
-from ml.learn.folds import folds_of, mean_metrics, split_by_time
+from ml.judge.judging import mean_metrics
+from ml.learn.folds import folds_of, split_by_time
 from ml.metrics import METRICS
 from ml.optimal_position import labelled
 from ml.settings import Settings

@@ -6,6 +6,7 @@ import signal
 import sys
 import tarfile
 import time
+from pathlib import Path
 
 from job_folder import TRAIN, JobFolder, wait_for
 
@@ -89,8 +90,8 @@ def ended(pid):
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    with open(f"/proc/{pid}/stat") as file:  # a zombie that nobody has waited for has ended, too
-        return file.read().rpartition(")")[2].split()[0] == "Z"
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "Z"  # a zombie that nobody has waited for
 
 
 def wait_until(condition):

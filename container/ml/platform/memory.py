@@ -4,6 +4,8 @@ The figures of the estimate were fitted to the peaks of real jobs on a CPU; test
 On GPUs the network's part is in the device's memory, and the estimate of the host's errs on the safe side.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml.errors import UserError
@@ -39,10 +41,7 @@ def available_memory(root: Path = Path("/")) -> tuple[int, str]:
         A number too large to matter and nothing where the system tells neither.
     """
     found = [(1 << 62, "")]
-    for folder, limit, usage, cache in (
-        (root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
+    for folder, limit, usage, cache in _cgroups(root):
         try:
             most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
             # What files keep in memory is given up when it is needed.
@@ -55,6 +54,27 @@ def available_memory(root: Path = Path("/")) -> tuple[int, str]:
     except (OSError, ValueError):
         pass
     return min(found)
+
+
+def _cgroups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """The control groups that limit this process: folder, and the names of limit, usage and cache in it.
+
+    A container sees its own as the root. Elsewhere /proc/self/cgroup names the process's, and all above it count.
+    """
+    own = []
+    with contextlib.suppress(OSError):
+        own = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    for top, controller, names in (
+        (root / "sys/fs/cgroup", "", ("memory.max", "memory.current", "inactive_file")),
+        (
+            root / "sys/fs/cgroup/memory",
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ):
+        paths = [path for _, controllers, path in own if controller in controllers.split(",")]
+        folders = {top / part.lstrip("/") for path in paths for part in (path, *map(str, Path(path).parents))}
+        yield from ((folder, *names) for folder in sorted(folders | {top}))
 
 
 def check_memory(settings: Settings, rows: int) -> None:

@@ -52,7 +52,7 @@ class _Script(process.ProcessRunner):
         command: list[str] = self._create_command()
         # A session of its own: it gets one SIGTERM, from here, whoever else in the group does, and what it
         # starts can be ended with it.
-        script = subprocess.Popen(
+        script = subprocess.Popen(  # noqa: S603 - the user's own program
             command,
             cwd=environment.code_dir,
             stderr=subprocess.PIPE,

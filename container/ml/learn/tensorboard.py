@@ -5,6 +5,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from ml.errors import one_line
+from ml.log import say
 
 
 class ScalarLog:
@@ -19,7 +20,7 @@ class ScalarLog:
         try:
             self._writer = tf.summary.create_file_writer(str(folder)) if folder else None
         except tf.errors.OpError as error:
-            print(f"no TensorBoard logs: {one_line(error)}", flush=True)
+            say(f"no TensorBoard logs: {one_line(error)}")
         # tf.summary.scalar needs the tensorboard package, which the image leaves out; this is what it does.
         self._metadata = tf.compat.v1.SummaryMetadata()
         self._metadata.plugin_data.plugin_name = "scalars"

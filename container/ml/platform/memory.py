@@ -12,6 +12,7 @@ from ml.errors import UserError
 from ml.settings import Settings
 
 _PROGRAM = 620_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
+_FOLD = 45_000_000  # an earlier fold's compiled steps, which stay
 _ROW = 110  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
 _SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
 _COPIES = 5  # of the weights: the network, its gradients, the best epoch's, two while a checkpoint or model is written
@@ -27,8 +28,9 @@ def needed_memory(settings: Settings, rows: int) -> int:
         rows: of prices to train and to validate on.
     """
     weights = 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
-    step = settings.batch_size * (settings.lookback * _WINDOW_PRICE + settings.layers * settings.nodes * _UNIT)
-    return _PROGRAM + rows * _ROW + weights + step
+    batch = min(settings.batch_size, rows)
+    step = batch * (settings.lookback * _WINDOW_PRICE + settings.layers * settings.nodes * _UNIT)
+    return _PROGRAM + (settings.folds - 1) * _FOLD + rows * _ROW + weights + step
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, str]:
@@ -77,13 +79,26 @@ def _cgroups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
         yield from ((folder, *names) for folder in sorted(folders | {top}))
 
 
-def check_memory(settings: Settings, rows: int) -> None:
-    """Refuses a training that the kernel would kill.
+def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
+    """Refuses a job that the kernel would kill.
+
+    Called before prices are read, where their number can be foreseen, and again when they are there.
+
+    Args:
+        settings: the network and the batch.
+        rows: of prices to train and to validate on, known or foreseen.
+        reading: bytes that reading them takes for a while; 0: they are read.
 
     Raises:
         UserError: it needs more memory than there is, with both figures and what to change.
     """
-    needed, (available, limit) = needed_memory(settings, rows), available_memory()
+    available, limit = available_memory()
+    if reading > available:
+        raise UserError(
+            f"reading {rows:,} rows of prices needs about {_gb(reading)} of memory and {_gb(max(available, 0))} are "
+            f"left of {limit}; use a larger instance, or fewer files"
+        )
+    needed = needed_memory(settings, rows)
     if needed > available:
         raise UserError(
             f"training needs about {_gb(needed)} of memory and {_gb(max(available, 0))} are left of "

@@ -6,6 +6,7 @@ own process, so that the signals SageMaker sends arrive here.
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from ml.data.prices import described as described_prices
 from ml.data.prices import labelled_prices, price_facts
@@ -15,9 +16,9 @@ from ml.deliver.results import job_record, metrics_of
 from ml.errors import UserError
 from ml.files import write_json
 from ml.judge.judging import judge_models
-from ml.learn.fold_training import train_fold
+from ml.learn.fold_training import Places, train_fold
+from ml.learn.folds import Fold, Outcome, folds_of, rows_of_parts, train_in_turn
 from ml.learn.folds import described as described_folds
-from ml.learn.folds import folds_of, rows_of_parts, train_in_turn
 from ml.log import say
 from ml.platform.failure import failures_reported
 from ml.platform.hardware import find_instance
@@ -37,11 +38,7 @@ def main() -> None:
         job.refuse_several_hosts()
         configure_aws(settings.kydb_timeout)
         check_folder(job.model, settings.weights)
-        target = (
-            ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout)
-            if settings.model_db
-            else None
-        )
+        target = _target(job, settings)
         try:
             if target:
                 target.check(settings, given_up=stop)
@@ -61,33 +58,43 @@ def main() -> None:
         instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
         record["device"] = instance.description
         say(f"device: {instance.description}")
-        train = functools.partial(
-            train_fold,
-            settings,
-            instance,
-            data=record["data"]["sha256"],
-            job=job.name,
-            checkpoints=job.checkpoints,
-            tensorboard=job.tensorboard if settings.tensorboard else None,
-            stop=stop,
-        )
+        places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
+        train = functools.partial(train_fold, settings, instance, record["data"]["sha256"], places, stop)
         outcome = train_in_turn(folds, train, stop)
-        result = outcome.kept.result
-        metrics = metrics_of(
-            job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped
-        )
-        h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
-        write_json(job.model / "job.json", record)
+        _deliver(job, settings, target, folds, outcome, record, stop)
+
+
+def _target(job: Job, settings: Settings) -> ModelTarget | None:
+    """Where the model is published; None: nowhere."""
+    if not settings.model_db:
+        return None
+    return ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout)
+
+
+def _deliver(
+    job: Job,
+    settings: Settings,
+    target: ModelTarget | None,
+    folds: list[Fold],
+    outcome: Outcome,
+    record: dict[str, Any],
+    stop: StopSignal,
+) -> None:
+    """Saves the model that is kept; unless the job was stopped, publishes it and says what it is worth."""
+    result = outcome.kept.result
+    metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
+    h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
+    write_json(job.model / "job.json", record)
+    write_json(job.model / "metrics.json", metrics)
+    if outcome.stopped:
+        what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
+        say(f"stopped: {what} is in {job.model}, nothing was published")
+        return
+    if target:
+        metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds, given_up=stop)
         write_json(job.model / "metrics.json", metrics)
-        if outcome.stopped:
-            what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
-            say(f"stopped: {what} is in {job.model}, nothing was published")
-            return
-        if target:
-            metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds, given_up=stop)
-            write_json(job.model / "metrics.json", metrics)
-        if settings.validation_fraction:
-            judge_models(folds, outcome, settings, record, metrics, job.model, job.output_data)
+    if settings.validation_fraction:
+        judge_models(folds, outcome, settings, record, metrics, job.model, job.output_data)
 
 
 def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> Path:

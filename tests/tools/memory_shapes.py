@@ -34,7 +34,7 @@ SHAPES: dict[str, dict[str, int | float | str]] = {
     "eight folds of the original": {"folds": 8, "lookback": 60, "nodes": 1024},
     "batch larger than the data": {"batch_size": 1048576},
     "batch larger than the data, wide": {"batch_size": 65536, "nodes": 2048},
-    "batch of one": {"batch_size": 64, "rows": 3000},
+    "small batches, few rows": {"batch_size": 64, "rows": 8000},
     "long windows": {"lookback": 4000, "rows": 60_000, "horizon": 50},
     "long windows, large batch": {"lookback": 1440, "batch_size": 8192},
     "sgd": {"nodes": 3000, "optimizer": "sgd"},
@@ -42,6 +42,8 @@ SHAPES: dict[str, dict[str, int | float | str]] = {
     "no validation": {"validation_fraction": 0, "nodes": 2048},
     "many rows": {"rows": 1_000_000, "nodes": 16, "layers": 1, "batch_size": 8192},
     "float32": {"precision": "float32", "nodes": 2048, "batch_size": 8192},
+    "widest in float32": {"precision": "float32", "nodes": 65536, "layers": 1},
+    "original in float32": {"precision": "float32", "preset": "original", "epochs": 1},
     "bfloat16": {"precision": "bfloat16", "nodes": 2048, "batch_size": 8192},
 }
 

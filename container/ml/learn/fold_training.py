@@ -28,28 +28,33 @@ def identity_of(settings: Settings, precision: str, data: str, fold: Fold) -> di
     return chosen.changing_weights() | {"data": data} | part
 
 
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where a job keeps what its trainings write.
+
+    Attributes:
+        job: the job's name, under which its checkpoints are kept.
+        checkpoints: folder to resume from and to save to; None: nowhere.
+        tensorboard: folder for TensorBoard's logs; None: nowhere.
+    """
+
+    job: str
+    checkpoints: Path | None = None
+    tensorboard: Path | None = None
+
+
 def train_fold(
-    settings: Settings,
-    instance: "Instance",
-    fold: Fold,
-    *,
-    data: str,
-    job: str,
-    checkpoints: Path | None = None,
-    tensorboard: Path | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    settings: Settings, instance: "Instance", data: str, places: Places, stop: Callable[[], bool], fold: Fold
 ) -> Trained:
     """Trains a fold's model.
 
     Args:
         settings: of the network and the training.
         instance: the devices.
-        fold: the rows to train and to validate on.
         data: hash of the labelled prices.
-        job: the job's name, under which its checkpoints are kept.
-        checkpoints: folder to resume from and to save to.
-        tensorboard: folder for TensorBoard's logs.
+        places: of the checkpoints and logs.
         stop: whether the process is asked to end.
+        fold: the rows to train and to validate on.
 
     Raises:
         UserError: a checkpoint of this job is of another training, or the training diverged.
@@ -71,9 +76,9 @@ def train_fold(
     trainer = Trainer(model, settings, instance, train, validation)
     result = trainer.fit(
         stop=stop,
-        checkpoints=CheckpointFolder(checkpoints, job, fold.subfolder) if checkpoints else None,
+        checkpoints=CheckpointFolder(places.checkpoints, places.job, fold.subfolder) if places.checkpoints else None,
         identity=identity_of(settings, instance.precision, data, fold),
-        tensorboard=tensorboard / fold.subfolder if tensorboard else None,
+        tensorboard=places.tensorboard / fold.subfolder if places.tensorboard else None,
         report=fold.report,
     )
     return Trained(model, result, trainer.probabilities)

@@ -52,7 +52,7 @@ def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = 
         _refuse_idle_gpu(instance_type, allow_cpu)
         if usable_cores() < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
             tf.config.threading.set_intra_op_parallelism_threads(usable_cores())
-        best, reason = _cpu_precision()
+        best, reason = cpu_precision()
         devices = f"{usable_cores()} CPU cores"
     chosen = best if precision == "auto" else precision
     reason = reason if precision == "auto" else "as set"
@@ -94,7 +94,7 @@ def _gpu_precision(capability: tuple[int, int]) -> tuple[str, str]:
     return "float32", f"{level} has no tensor cores"
 
 
-def _cpu_precision() -> tuple[str, str]:
+def cpu_precision() -> tuple[str, str]:
     """Fastest precision of this CPU: bfloat16 where it has instructions for it.
 
     The kernel's flags and not a stopwatch: the choice changes the numbers, so it must be the same on every run.

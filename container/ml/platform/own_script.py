@@ -36,7 +36,8 @@ def run_own_script() -> None:
     """
     job = environment.Environment()
     logging_config.configure_logger(job.log_level)
-    runner = _Script(job.user_entry_point, job.to_cmd_args(), job.to_env_vars(), processes_per_host=1)
+    # `run` takes a runner as well as the name of one.
+    runner: Any = _Script(job.user_entry_point, job.to_cmd_args(), job.to_env_vars(), processes_per_host=1)
     entry_point.run(job.module_dir, job.user_entry_point, job.to_cmd_args(), job.to_env_vars(), runner_type=runner)
     with contextlib.suppress(OSError):
         files.write_success_file()

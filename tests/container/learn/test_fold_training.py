@@ -9,11 +9,16 @@ import pytest
 
 from ml.data.sample_market import sample_market
 from ml.errors import UserError
-from ml.learn.fold_training import identity_of, train_fold
+from ml.learn.fold_training import Places, identity_of, train_fold
 from ml.learn.folds import Fold, folds_of
 from ml.optimal_position import labelled
 from ml.settings import SETTINGS, Settings
 from trainings import cpu, same_weights
+
+
+def never():
+    return False
+
 
 LAST = Fold(1, 1, pd.DataFrame(), pd.DataFrame(), None)
 SMALL = Settings(lookback=20, horizon=50, nodes=8, epochs=1, batch_size=512)
@@ -92,7 +97,7 @@ def test_a_new_setting_is_taken_to_change_the_weights_unless_it_says_otherwise(t
     one = more(**dataclasses.asdict(SMALL))
 
     def train(settings):
-        return train_fold(settings, cpu(), fold, data="hash", job="job", checkpoints=tmp_path)
+        return train_fold(settings, cpu(), "hash", Places("job", tmp_path), never, fold)
 
     first = train(one)
     assert same_weights(train(dataclasses.replace(one, colour=2)).model, first.model)
@@ -108,14 +113,15 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent)
 from ml.data.sample_market import sample_market
-from ml.learn.fold_training import train_fold
+from ml.learn.fold_training import Places, train_fold
 from ml.learn.folds import folds_of
 from ml.optimal_position import labelled
 from ml.platform.hardware import find_instance
 from ml.settings import Settings
 settings = Settings(lookback=20, horizon=50, nodes=8, epochs=1, batch_size=512)
 history = labelled(sample_market(rows=1500, seed=3), 50, 0.0)
-trained = train_fold(settings, find_instance("auto"), folds_of(history, settings)[0], data="hash", job="notebook")
+fold = folds_of(history, settings)[0]
+trained = train_fold(settings, find_instance("auto"), "hash", Places("notebook"), lambda: False, fold)
 print("epochs", len(trained.result.history), "platform" if "ml.platform.failure" in sys.modules else "")
 """
 

@@ -306,7 +306,7 @@ for count in (1, devices):
           *trainer.probabilities())
 """
     output = subprocess.run(
-        [sys.executable, "-c", script, str(devices), str(batch_size), *sys.path[:4]],
+        [sys.executable, "-c", script, str(devices), str(batch_size), *sys.path],
         capture_output=True,
         text=True,
         check=False,

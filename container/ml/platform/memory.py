@@ -1,6 +1,6 @@
 """Whether the job's memory will do, estimated before the training: the kernel kills without a word.
 
-The figures of the estimate were fitted to the peaks of real jobs on a CPU; tests/test_faults.py measures again.
+The figures of the estimate were fitted to the peaks of real jobs on a CPU; tests/tools/memory_shapes.py measures again.
 On GPUs the network's part is in the device's memory, and the estimate of the host's errs on the safe side.
 """
 
@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ml.errors import UserError
+from ml.platform.hardware import cpu_precision
 from ml.settings import Settings
 
-_PROGRAM = 620_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
+_PROGRAM = 720_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
 _FOLD = 45_000_000  # an earlier fold's compiled steps, which stay
 _ROW = 110  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
 _SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
 _COPIES = 5  # of the weights: the network, its gradients, the best epoch's, two while a checkpoint or model is written
 _WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision multiplied in, forwards and backwards
-_UNIT = 12  # bytes a hidden unit and window of a batch: product, activation and their gradients
+# Numbers a hidden unit and window of a batch, in the precision multiplied in: of every layer its product and
+# activation, of the layer under way what is made for a while. Float32 layers of 65,536 units need it all, others less.
+_UNIT_OF_EACH_LAYER, _UNIT_OF_ONE_LAYER = 2, 6
 
 
 def needed_memory(settings: Settings, rows: int) -> int:
@@ -29,7 +32,9 @@ def needed_memory(settings: Settings, rows: int) -> int:
     """
     weights = 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
     batch = min(settings.batch_size, rows)
-    step = batch * (settings.lookback * _WINDOW_PRICE + settings.layers * settings.nodes * _UNIT)
+    precision = cpu_precision()[0] if settings.precision == "auto" else settings.precision
+    units = settings.nodes * (_UNIT_OF_EACH_LAYER * settings.layers + _UNIT_OF_ONE_LAYER)
+    step = batch * (settings.lookback * _WINDOW_PRICE + units * (4 if precision == "float32" else 2))
     return _PROGRAM + (settings.folds - 1) * _FOLD + rows * _ROW + weights + step
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from typing import Any
@@ -36,18 +36,40 @@ class Interval:
         return self.text
 
 
-def _setting(default, text, *, interval=None, choices=(), scaling=None):
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    interval: str | None = None,
+    choices: tuple[str, ...] = (),
+    scaling: str | None = None,
+    changes_weights: "bool | Callable[[Settings], bool]" = True,
+) -> Any:
     """A field of `Settings`: its default, its sentence for the user, and what it may be.
 
-    `scaling` is SageMaker's ScalingType for a tuning range over it; None: it makes no sense to tune.
+    Args:
+        default: where neither the user nor a preset gives another.
+        text: the sentence.
+        interval: of a number, as `Interval` writes it.
+        choices: of a text.
+        scaling: SageMaker's ScalingType for a tuning range over it; None: it makes no sense to tune.
+        changes_weights: whether another value trains other weights on the same labelled prices: a checkpoint of
+            the one is then refused by a job of the other. A function says it of a job's settings. False for what
+            changes only the prices or their labels, since checkpoints hold the hash of those as well.
     """
     metadata = {
         "help": text,
+        "changes_weights": changes_weights,
         "interval": Interval(interval) if interval else None,
         "choices": choices,
         "scaling": scaling,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def _cosine(settings: "Settings") -> bool:
+    """Whether the learning rate falls as a cosine, which depends on how many epochs it falls in."""
+    return settings.schedule == "cosine"
 
 
 # Values by the name of a preset, for the settings that a job does not give.
@@ -78,7 +100,9 @@ class Settings:
     """The hyperparameters of a job, parsed and checked; build it with `parse_settings`."""
 
     # Defaults are what did best on real prices before 2020 (`make research`).
-    preset: str = _setting("default", "named values for the settings that are not given", choices=tuple(PRESETS))
+    preset: str = _setting(
+        "default", "named values for the settings that are not given", choices=tuple(PRESETS), changes_weights=False
+    )
     # The windows and the labels
     lookback: int = _setting(
         240,
@@ -91,16 +115,20 @@ class Settings:
         "minutes that an optimal position looks ahead; part of the purge before the validation rows",
         interval="[3, 100000]",
     )
-    spread: float = _setting(0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)")
+    spread: float = _setting(
+        0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)", changes_weights=False
+    )
     # The network
     nodes: int = _setting(128, "units in a hidden layer", interval="[1, 65536]", scaling="Logarithmic")
     layers: int = _setting(2, "hidden layers", interval="[1, 32]", scaling="Linear")
     dropout: float = _setting(0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear")
     centred: bool = _setting(
-        True, "the network takes one half off its windows, which then lie around 0; it learns faster, also by heart"
+        True, "subtract one half from the inputs, which then lie around 0; learns faster and overfits faster"
     )
     # The training
-    epochs: int = _setting(5, "passes over the training windows", interval="[1, 100000]", scaling="Linear")
+    epochs: int = _setting(
+        5, "passes over the training windows", interval="[1, 100000]", scaling="Linear", changes_weights=_cosine
+    )
     batch_size: int = _setting(
         1024, "windows in a step, over all devices", interval="[1, 1048576]", scaling="Logarithmic"
     )
@@ -143,6 +171,7 @@ class Settings:
         "stretches of validation_fraction at the end that are validated in turn, each by a model of its own "
         "trained on what came before; the last one's is kept",
         interval="[1, 100]",
+        changes_weights=False,
     )
     monitor: str = _setting(
         "val_loss",
@@ -153,6 +182,7 @@ class Settings:
         0,
         "epochs without a better monitored metric before training stops; 0: train to the last epoch",
         interval="[0, 100000]",
+        changes_weights=False,
     )
     precision: str = _setting(
         "auto",
@@ -160,22 +190,32 @@ class Settings:
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     # The data
-    prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel")
-    prices_key: str = _setting("/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history")
-    prices_channel: str = _setting("train", "channel with CSV or Parquet files, read where prices_db is empty")
-    start_date: datetime | None = _setting(None, "first day or time used (UTC); empty: the first there is")
-    end_date: datetime | None = _setting(None, "last day or time used, included (UTC); empty: the last there is")
+    prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel", changes_weights=False)
+    prices_key: str = _setting(
+        "/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history", changes_weights=False
+    )
+    prices_channel: str = _setting(
+        "train", "channel with CSV or Parquet files, read where prices_db is empty", changes_weights=False
+    )
+    start_date: datetime | None = _setting(
+        None, "first day or time used (UTC); empty: the first there is", changes_weights=False
+    )
+    end_date: datetime | None = _setting(
+        None, "last day or time used, included (UTC); empty: the last there is", changes_weights=False
+    )
     # The results
     threshold: float = _setting(
         0.0,
         "when following predictions, keep the position while the probability of buy is this near to 0.5",
         interval="[0, 0.5)",
         scaling="Linear",
+        changes_weights=False,
     )
-    model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only")
+    model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only", changes_weights=False)
     model_key: str = _setting(
         "/ml/models/fx_btc_jpy_model.h5",
         "KYDB key of the model; its last part names the .h5 file in model/ too",
+        changes_weights=False,
     )
     # The run
     checkpoint_seconds: int = _setting(
@@ -183,16 +223,36 @@ class Settings:
         "seconds between checkpoints, where the job has a checkpoints folder; also one an epoch, and never more "
         "than 1 % of the time",
         interval="[1, 86400]",
+        changes_weights=False,
     )
     read_seconds: int = _setting(
-        60, "seconds to keep trying where KYDB does not answer before the training", interval="[0, 86400]"
+        60,
+        "seconds to keep trying where KYDB does not answer before the training",
+        interval="[0, 86400]",
+        changes_weights=False,
     )
-    publish_seconds: int = _setting(300, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]")
+    publish_seconds: int = _setting(
+        300, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]", changes_weights=False
+    )
     kydb_timeout: int = _setting(
-        20, "seconds without a byte after which a connection to KYDB counts as dead", interval="[1, 3600]"
+        20,
+        "seconds without a byte after which a connection to KYDB counts as dead",
+        interval="[1, 3600]",
+        changes_weights=False,
     )
-    tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard")
-    allow_cpu: bool = _setting(False, "train on the CPU of an instance whose GPU TensorFlow cannot use")
+    tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard", changes_weights=False)
+    allow_cpu: bool = _setting(
+        False, "train on the CPU of an instance whose GPU TensorFlow cannot use", changes_weights=False
+    )
+
+    def changing_weights(self) -> dict[str, Any]:
+        """The settings that decide what weights come out of the same labelled prices, by name."""
+        found = {}
+        for field in dataclasses.fields(self):
+            changes = field.metadata["changes_weights"]
+            if changes(self) if callable(changes) else changes:
+                found[field.name] = getattr(self, field.name)
+        return found
 
     @property
     def weights(self) -> int:
@@ -285,7 +345,7 @@ def parse_value(name: str, value: Any) -> Any:
             text = str(json.loads(text)).strip()
     try:
         if name in ("start_date", "end_date"):
-            parsed = parse_time(text, end=name == "end_date") if text else None
+            parsed: Any = parse_time(text, end=name == "end_date") if text else None
         else:
             parsed = _PARSERS[field.type](text)
     except ValueError as expected:

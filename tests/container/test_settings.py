@@ -140,7 +140,7 @@ def test_weights_counts_those_of_the_network():
     from ml.learn.network import build_network
 
     settings = Settings(lookback=30, nodes=7, layers=3)
-    assert build_network(30, 7, 3, 0.1, 1).count_params() == settings.weights
+    assert build_network(settings).count_params() == settings.weights
 
 
 @pytest.mark.parametrize("value", [9.1e-06, 0.5, 1e9, 123456.789, float("nan"), float("inf"), 0.0, -2.5])

@@ -39,7 +39,6 @@ from ml.learn.network import build_network
 from ml.learn.trainer import Trainer
 from ml.optimal_position import optimal_positions
 from ml.platform.hardware import Instance, find_instance
-from ml.platform.stop import StopSignal
 from ml.settings import PRESETS, Settings
 from ml.train_sequence import TrainSequence
 
@@ -122,13 +121,6 @@ def stretch(span: Span) -> Stretch:
 # The network
 
 
-class _NeverStops(StopSignal):
-    """Leaves signals alone: a Ctrl-C ends everything, and no half-trained network is kept."""
-
-    def __init__(self):
-        self.is_set = False
-
-
 @functools.cache
 def instance() -> Instance:
     return find_instance("auto")
@@ -158,16 +150,15 @@ def network(span: Span, changes: dict | list[dict], results: Path) -> np.ndarray
 def _trained(part: Stretch, settings: Settings) -> np.ndarray:
     train_rows, held_out = split_by_time(part.train, settings.validation_fraction, settings.lookback, HORIZON)
     assert held_out is not None
-    model = build_network(
-        settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed, centred=settings.centred
-    )
+    device = instance()
+    model = build_network(settings)
     Trainer(
         model,
         settings,
-        instance(),
+        device,
         TrainSequence(train_rows, settings.lookback, settings.batch_size, seed=settings.seed),
         TrainSequence(held_out, settings.lookback, settings.batch_size, enable_shuffle=False),
-    ).fit(stop=_NeverStops(), report=lambda line: print(f"  {line}", file=sys.stderr))
+    ).fit(report=lambda line, **_: print(f"  {line}", file=sys.stderr))
     windows = _windows(part.frame.iloc[part.first - settings.lookback + 1 :], settings.lookback)
     return np.concatenate([np.asarray(model(some))[:, 1] for some in windows])
 

@@ -32,7 +32,7 @@ np.savez(file + ".out.npz",
 
 @pytest.fixture
 def model():
-    return build_network(LOOKBACK, 16, 2, 0.2, seed=1)
+    return build_network(Settings(lookback=LOOKBACK, nodes=16))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_all_three_forms_agree_in_a_fresh_process(model, tmp_path):
 
 def test_saving_again_replaces_and_leaves_nothing_else(model, tmp_path):
     for seed in (1, 2):
-        save_model(build_network(LOOKBACK, 16, 2, 0.2, seed), tmp_path, "btc.h5")
+        save_model(build_network(Settings(lookback=LOOKBACK, nodes=16, seed=seed)), tmp_path, "btc.h5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "btc.h5", "model.keras"]
     with h5py.File(tmp_path / "btc.h5") as file:
         assert "model_weights" in file and "optimizer_weights" not in file
@@ -74,7 +74,7 @@ def test_a_save_that_fails_leaves_the_model_that_was_there(model, tmp_path, monk
     before = (tmp_path / "btc.h5").read_bytes()
     monkeypatch.setattr("ml.deliver.model_store._export", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(UserError, match="cannot be saved in .* free: OSError: disk full"):
-        save_model(build_network(LOOKBACK, 16, 2, 0.2, 9), tmp_path, "btc.h5")
+        save_model(build_network(Settings(lookback=LOOKBACK, nodes=16, seed=9)), tmp_path, "btc.h5")
     assert (tmp_path / "btc.h5").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "btc.h5", "model.keras"]
 
@@ -122,7 +122,7 @@ def test_a_database_that_refuses_versions_is_told_before_training(tmp_path):
 @pytest.mark.parametrize(("nodes", "layers"), [(216, 2), (128, 5), (64, 20)])
 def test_what_an_h5_file_adds_to_its_weights_is_counted(tmp_path, nodes, layers):
     settings = Settings(lookback=60 if layers == 20 else 240, nodes=nodes, layers=layers)
-    save_model(build_network(settings.lookback, nodes, layers, 0.2, 1, centred=True), tmp_path, "btc.h5")
+    save_model(build_network(settings), tmp_path, "btc.h5")
     assert 4 * settings.weights < 400_000 < (size := (tmp_path / "btc.h5").stat().st_size)
     with pytest.raises(UserError, match="does not fit a DynamoDB item") as told:
         ModelTarget("dynamodb://models", "/m.h5", "job-1").check(settings)

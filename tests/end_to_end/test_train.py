@@ -332,7 +332,7 @@ def test_three_years_of_real_prices_fit_into_a_gigabyte_and_a_half(tmp_path, sha
     command, environment = job.command(environment={})
     peak = tmp_path / "peak"
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("peak_memory.py"), peak, *command],
+        [sys.executable, Path(__file__).parents[1] / "tools/peak_memory.py", peak, *command],
         env=environment,
         capture_output=True,
         text=True,

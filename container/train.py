@@ -5,7 +5,6 @@ own process, so that the signals SageMaker sends arrive here.
 """
 
 import contextlib
-import dataclasses
 import functools
 import gc
 import importlib
@@ -21,9 +20,10 @@ import pandas as pd
 from ml.data.history import fingerprint, gaps
 from ml.data.sources import read_channel, read_kydb
 from ml.databases import configure_aws
-from ml.deliver.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model
-from ml.errors import UserError, one_line, redacted
-from ml.files import write_json
+from ml.deliver.model_files import check_folder, h5_content, save_model
+from ml.deliver.publishing import ModelTarget, description
+from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
+from ml.errors import UserError, one_line
 from ml.learn.folds import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
 from ml.metrics import performance_line
 from ml.optimal_position import labelled
@@ -64,38 +64,35 @@ def main() -> None:
         record = _job_record(job, settings, folds)
         outcome = train_in_turn(folds, functools.partial(_trained, job, settings, record, stop), stop)
         result = outcome.kept.result
-        h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
-        write_json(job.model / "job.json", record)
-        write_json(
-            job.model / "metrics.json",
-            metrics := {
-                "job": job.name,
-                "best_epoch": result.best_epoch,
-                "stopped": outcome.stopped,
-                "published": None,
-                "best": result.history[result.best_epoch - 1] if result.best_epoch else {},
-                "epochs": [{"epoch": number} | epoch for number, epoch in enumerate(result.history, 1)],
-            },
+        metrics = metrics_of(
+            job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped
         )
+        h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
         if outcome.stopped:
             what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
             print(f"stopped: {what} is in {job.model}, nothing was published", flush=True)
             return
-        if target:
-            metrics["published"] = target.publish(
-                h5_file.read_bytes(), settings.publish_seconds, given_up=lambda: stop.is_set
-            )
-            write_json(job.model / "metrics.json", metrics)
         if settings.validation_fraction:
             _report(job, settings, folds, outcome, record, metrics)
+        if target:  # after the measuring, so that the version's record has the verdict
+            about = description(record, metrics)
+            metrics["published"] = target.publish(h5, settings, about, given_up=lambda: stop.is_set)
+            write_metrics(job.model, metrics)
 
 
-def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> Path:
-    """Saves the model in model/; where that fails, KYDB gets it all the same, and the job fails."""
+def _saved(
+    model, job: Job, settings: Settings, record: JobRecord, metrics: Metrics, target: ModelTarget | None
+) -> bytes:
+    """Saves the model in model/; where that fails, KYDB gets it all the same, and the job fails.
+
+    Returns:
+        The bytes of its .h5 file.
+    """
+    h5 = h5_content(model)
     try:
-        return save_model(model, job.model, settings.h5_name)
+        save_model(model, h5, job.model, settings.h5_name, {JOB_FILE: record, METRICS_FILE: metrics})
     except UserError as error:
-        kept = bool(target) and target.publish(h5_content(model), settings.publish_seconds)
+        kept = bool(target) and target.publish(h5, settings, description(record))
         where = (
             f"it was published to {target}"
             if kept
@@ -104,6 +101,7 @@ def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> P
             else "it is lost, since the job has no checkpoints"
         )
         raise UserError(f"{error}; {where}") from error
+    return h5
 
 
 def _refuse_several_hosts(job: Job) -> None:
@@ -135,7 +133,7 @@ def _price_history(job: Job, settings: Settings, stop: StopSignal) -> pd.DataFra
     return read_channel(job.channels[settings.prices_channel], settings.start_date, settings.end_date)
 
 
-def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> dict[str, Any]:
+def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> JobRecord:
     """What the model was made from (job.json), printed in short."""
     history, train_rows, validation_rows = folds[-1].history, folds[-1].train_rows, folds[-1].validation_rows
     found = gaps(history)
@@ -151,16 +149,11 @@ def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> dict[str, An
         + (f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""),
         flush=True,
     )
-    values = {
-        name: str(value) if name in ("start_date", "end_date") and value else value
-        for name, value in dataclasses.asdict(settings).items()
-    }
-    values |= {name: redacted(values[name]) for name in ("prices_db", "model_db")}
-    return {
-        "job": job.name,
-        "instance_type": job.instance_type,
-        "settings": values,
-        "data": {
+    return job_record(
+        job=job.name,
+        instance_type=job.instance_type,
+        settings=settings,
+        data={
             "rows": len(history),
             "first": str(history.index[0]),
             "last": str(history.index[-1]),
@@ -170,11 +163,10 @@ def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> dict[str, An
             "validation_rows": 0 if validation_rows is None else len(validation_rows),
             "sha256": fingerprint(history),
         },
-        "libraries": library_versions(),
-    }
+    )
 
 
-def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSignal, fold: Fold) -> Trained:
+def _trained(job: Job, settings: Settings, record: JobRecord, stop: StopSignal, fold: Fold) -> Trained:
     """A fold's model."""
     # TensorFlow takes seconds to import, so what is wrong with a request is told before.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -245,7 +237,7 @@ def _without_matplotlib():
             del sys.modules["matplotlib"]
 
 
-def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: Fold) -> dict[str, Any]:
+def _identity(settings: Settings, record: JobRecord, precision: str, fold: Fold) -> dict[str, Any]:
     """What a checkpoint must share with the job that resumes from it: all that changes the weights.
 
     More epochs are allowed: they continue the same training, unless the learning rate's way depends on them.
@@ -278,7 +270,7 @@ def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: 
 
 
 def _report(
-    job: Job, settings: Settings, folds: list[Fold], outcome: Outcome, record: dict[str, Any], metrics: dict[str, Any]
+    job: Job, settings: Settings, folds: list[Fold], outcome: Outcome, record: JobRecord, metrics: Metrics
 ) -> None:
     """Measures what the model is worth, prints it and keeps it; the model is safe by then, whatever fails here."""
     try:
@@ -294,8 +286,9 @@ def _report(
         numbers = performances[-1].metrics | mean_metrics(table)
         print(performance_line(numbers), flush=True)
         print(performances[-1].verdict, performances[-1].profit_verdict, sep="\n", flush=True)
-        metrics |= {"performance": {"metrics": numbers} | performances[-1].as_json(), "folds": table}
-        write_json(job.model / "metrics.json", metrics)
+        metrics["performance"] = {"metrics": numbers} | performances[-1].as_json()
+        metrics["folds"] = table
+        write_metrics(job.model, metrics)
         page = write_report(job.output_data, record, metrics, folds[-1].history, performances[-1])
         print(f"report: {page}", flush=True)
     except Exception as error:

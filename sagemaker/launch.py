@@ -893,9 +893,9 @@ def publish(name, of_tuning, model_db, model_key, as_json, **options):
     if metrics.get("best_epoch") == 0:
         raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = _h5_file(folder / "model", parameters)
-    from ml.deliver import model_store  # with kydb and pandas, which no other command needs
+    from ml.deliver import publishing  # with kydb and pandas, which no other command needs
 
-    model_store.publish(url, key, path.read_bytes(), name)
+    publishing.publish(url, key, path.read_bytes(), name)
     if metrics and [url, key] == [
         parameters.get("model_db"),
         parameters.get("model_key", SETTINGS["model_key"].default),

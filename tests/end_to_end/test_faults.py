@@ -35,7 +35,7 @@ from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from kydb_servers import free_port, start_redis
 from ml.data.sample_market import sample_market
 from ml.databases import connect
-from ml.deliver.model_store import publish, version_key
+from ml.deliver.publishing import publish, version_key
 from ml.platform.memory import available_memory, check_memory, needed_memory
 from ml.settings import Settings
 from ml.timeseries import time_series

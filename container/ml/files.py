@@ -22,7 +22,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
         content: bytes, or text that is written as UTF-8 with its line ends as they are.
 
     Raises:
-        OSError: it cannot be written; what was there before is untouched.
+        OSError: it cannot be written; what was there before is untouched. Where only the folder's sync fails, the new
+            content is there and may not outlive a power loss.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{uuid.uuid4().hex[:12]}")  # not made from the name, which may be long
@@ -51,16 +52,17 @@ def write_together(folder: Path, contents: Iterable[tuple[str, bytes | str]]) ->
         OSError: they cannot be written.
     """
     finish_replacing(folder)
-    staged = folder / _STAGED
+    staged, names = folder / _STAGED, set()
     try:
         for name, content in contents:
             path = staged / name
+            names.add(Path(name).parts[0])
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(path, content)
         for parent, _, _ in os.walk(staged):
             sync_folder(Path(parent))
         staged.rename(folder / _READY)
-        _move_in(folder)
+        _move_in(folder, names)
     except BaseException:
         _remove(staged)
         raise
@@ -73,36 +75,34 @@ def finish_replacing(folder: Path) -> None:
         OSError: it cannot be finished.
     """
     ready = folder / _READY
-    if ready.is_dir() and any(ready.iterdir()):
-        _move_in(folder)
+    if ready.is_dir() and (names := {path.name for path in ready.iterdir()}):
+        _move_in(folder, names)
     for left in (*folder.glob(f"{_STAGED}*"), ready, folder / _REPLACED):
         _remove(left)
 
 
-def _move_in(folder: Path) -> None:
-    """Moves everything in the ready folder to its place, or, where that fails, everything back."""
+def _move_in(folder: Path, names: set[str]) -> None:
+    """Moves everything in the ready folder, which are these names, to its place, or, where that fails, back."""
     ready, replaced = folder / _READY, folder / _REPLACED
-    names = sorted(path.name for path in ready.iterdir())
     try:
         replaced.mkdir(exist_ok=True)
-        for name in names:
+        for name in sorted(names):
             if (folder / name).exists():
                 (folder / name).rename(replaced / name)
             (ready / name).rename(folder / name)
         sync_folder(folder)
     except BaseException:
         before = [path.name for path in replaced.iterdir()] if replaced.exists() else []
-        for name in {*names, *before}:
+        for name in names.union(before):
             if not (ready / name).exists():
                 (folder / name).rename(ready / name)
         for name in before:
             (replaced / name).rename(folder / name)
+        _remove(replaced)
         _remove(ready)
         raise
-    finally:
-        if not ready.exists() or not any(ready.iterdir()):
-            _remove(replaced)
-            _remove(ready)
+    _remove(replaced)
+    _remove(ready)
 
 
 def _remove(path: Path) -> None:

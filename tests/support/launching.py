@@ -17,6 +17,7 @@ STUB_JOB = '''
 import json, os, signal, time
 from pathlib import Path
 from ml.platform.job import base_folder
+from ml.deliver.results import metrics_of, write_metrics
 from ml.metrics import metric_line, performance_line, rounded
 
 def main():
@@ -37,14 +38,14 @@ def main():
                   "best_val_loss": 1 - accuracy, "best_val_accuracy": accuracy, "windows_per_second": 123456.7}
         values = {name: rounded(value) for name, value in values.items()}
         print(metric_line(epoch, epochs, values), flush=True)
-        history.append({"epoch": epoch} | {name: None if value != value else value for name, value in values.items()})
+        history.append(values)
     once = {"mean_val_accuracy": rounded(accuracy), "val_pnl": -1.5} if history else {}
     if history:
         print(performance_line(once), flush=True)
     (base / "model" / "fx_btc_jpy_model.h5").write_bytes(b"\\x89HDF\\r\\n\\x1a\\n" + dropout.encode())
-    (base / "model" / "metrics.json").write_text(json.dumps(
-        {"epochs": history, "best_epoch": len(history), "best": history[-1] if history else {},
-         "performance": {"verdict": "The model is a [stub].", "profit_verdict": "Nothing.", "metrics": once}}))
+    metrics = metrics_of(job=os.environ["TRAINING_JOB_NAME"], history=history, best_epoch=len(history))
+    metrics["performance"] = {"verdict": "The model is a [stub].", "profit_verdict": "Nothing.", "metrics": once}
+    write_metrics(base / "model", metrics)
     (base / "output" / "data" / "report.html").write_text("<!doctype html>")
     (base / "output" / "data" / "seen.json").write_text(json.dumps({
         "parameters": parameters, "cores": len(os.sched_getaffinity(0)), "job": os.environ["TRAINING_JOB_NAME"],

@@ -12,7 +12,7 @@ from ml.deliver.publishing import ModelTarget, description, lookback_of, publish
 from ml.deliver.results import job_record, metrics_of
 from ml.errors import UserError
 from ml.learn.network import build_network
-from ml.settings import PRESETS, Settings
+from ml.settings import PRESETS, Settings, parse_settings
 
 KEY = "/ml/models/btc.h5"
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -45,6 +45,14 @@ def test_a_published_model_is_the_files_bytes(h5_bytes, tmp_path):
     assert kydb.connect(url).ls("/ml/models") == ["btc.h5"], "the probe or a temporary key was left behind"
     left = kydb.connect(url).ls("/model_versions/ml/models/btc.h5")
     assert not [name for name in left if "probe" in name]
+
+
+def test_the_longest_key_can_be_published_to(files_url):
+    key = "/".join(["x" * 180] * 4) + "/" + "é" * 36 + ".h5"
+    assert len(parse_settings({"model_key": key}).model_key.encode()) == 799
+    ModelTarget(files_url, key, "j" * 63).check(Settings())
+    publish(files_url, key, MAGIC, "j" * 63, patience=0)
+    assert connect(files_url).read(key, reload=True) == MAGIC
 
 
 def test_what_is_no_model_is_not_published(tmp_path):

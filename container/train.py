@@ -289,7 +289,7 @@ def _report(
         metrics["performance"] = {"metrics": numbers} | performances[-1].as_json()
         metrics["folds"] = table
         write_metrics(job.model, metrics)
-        page = write_report(job.output_data, record, metrics, folds[-1].history, performances[-1])
+        page = write_report(job.output_data, dict(record), dict(metrics), folds[-1].history, performances[-1])
         print(f"report: {page}", flush=True)
     except Exception as error:
         traceback.print_exc()

@@ -285,6 +285,7 @@ def parse_value(name: str, value: Any) -> Any:
     if len(text) >= 2 and text[0] == text[-1] == '"':
         with contextlib.suppress(ValueError):  # not a JSON string after all: the parser below complains
             text = str(json.loads(text)).strip()
+    parsed: Any
     try:
         if name in ("start_date", "end_date"):
             parsed = parse_time(text, end=name == "end_date") if text else None

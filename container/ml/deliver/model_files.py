@@ -161,7 +161,7 @@ def _saved_model(model: "keras.Model") -> Iterator[tuple[str, bytes]]:
         height = tf.where(height == 0, 1.0, height)
         return model(normalised(prices, low, height, lambda x: tf.cast(x, tf.float32)), training=False)
 
-    archive = keras.export.ExportArchive()
+    archive: Any = keras.export.ExportArchive()  # typed as one of several backends' classes
     archive.track(model)
     for name, dtype in (("serving_default", tf.float64), ("serving_float32", tf.float32)):
         archive.add_endpoint(name, probabilities, [tf.TensorSpec((None, model.input_shape[1]), dtype, "prices")])

@@ -140,9 +140,15 @@ def write_metrics(folder: Path, metrics: Metrics) -> None:
     """Writes metrics.json into model/, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        UserError: it cannot be written; the one before is untouched.
     """
-    write_json(folder / METRICS_FILE, cast(dict[str, Any], metrics))
+    try:
+        write_json(folder / METRICS_FILE, cast(dict[str, Any], metrics))
+    except OSError as error:
+        raise UserError(
+            f"{folder / METRICS_FILE} cannot be written: {error.strerror}; the model beside it is whole, and the file "
+            "still says what was known before"
+        ) from error
 
 
 def read_metrics(folder: Path) -> Metrics:

@@ -84,3 +84,9 @@ def test_a_file_that_is_not_there_is_not_damaged(tmp_path):
         read_metrics(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_job_record(tmp_path)
+
+
+def test_metrics_that_cannot_be_written_are_told_in_a_line(tmp_path):
+    (tmp_path / "metrics.json").mkdir()
+    with pytest.raises(UserError, match="metrics.json cannot be written: .*the model beside it is whole"):
+        write_metrics(tmp_path, metrics_of(job="one", history=[], best_epoch=0))

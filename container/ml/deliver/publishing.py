@@ -111,15 +111,14 @@ class ModelTarget:
                 db[probe] = self._job_name
                 if db.read(probe, reload=True) != self._job_name:
                     raise OSError("what was read back is not what was written")
+                with contextlib.suppress(Exception):  # may write but not delete: a few bytes stay, nothing is wrong
+                    db.delete(probe)
             before, _ = _model_at(db, self._key)
             if before is not None and not settings.replace_lookback:
                 _refuse_other_lookback(db, self._key, before, settings.lookback)
-            return db
 
         try:
-            db = patiently(
-                write_and_compare, patience=settings.read_seconds, what=f"writing to {self}", given_up=given_up
-            )
+            patiently(write_and_compare, patience=settings.read_seconds, what=f"writing to {self}", given_up=given_up)
         except UserError as error:
             raise UserError(f"the model cannot be published to {redacted(self._url)}: {error}") from None
         except Exception as error:
@@ -127,9 +126,6 @@ class ModelTarget:
                 f"the model cannot be published to {self}: {one_line(error)}; grant this job write and "
                 f"read access there and under {_VERSIONS_FOLDER}, or change model_db and model_key"
             ) from error
-        for probe in probes:
-            with contextlib.suppress(Exception):  # may write but not delete: a few bytes stay, nothing is wrong
-                db.delete(probe)
 
     def publish(
         self,
@@ -254,7 +250,7 @@ def _publish_once(
 def _refuse_other_lookback(db, key: str, before: bytes, lookback: int) -> None:
     """Raises UserError where the model under a key takes another number of prices than the new one."""
     found = None
-    with contextlib.suppress(ValueError, TypeError):  # no record, or a damaged one
+    with contextlib.suppress(ValueError, TypeError, AttributeError):  # no record, or a damaged one
         found = json.loads(_stored(db, f"{version_key(key, before)}.json") or "").get("lookback")
     found = found or lookback_of(before)
     if found and found != lookback:

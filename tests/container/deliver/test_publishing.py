@@ -130,6 +130,7 @@ def test_a_model_of_another_lookback_is_refused_before_training_and_when_publish
     with pytest.raises(UserError, match=message):
         publish(files_url, KEY, model_of(240), "tuesday", patience=0)
     assert connect(files_url).read(KEY, reload=True) == before
+    assert connect(files_url).ls("/ml/models") == ["btc.h5"], "the probe was left behind"
     target.check(Settings(lookback=1440))
     target.check(Settings(lookback=240, replace_lookback=True))
     publish(files_url, KEY, model_of(240), "tuesday", patience=0, replace_lookback=True)

@@ -5,16 +5,14 @@ own process, so that the signals SageMaker sends arrive here.
 """
 
 import functools
-from pathlib import Path
-from typing import Any
 
 from ml.data.prices import described as described_prices
 from ml.data.prices import labelled_prices, price_facts
 from ml.databases import configure_aws
-from ml.deliver.model_store import ModelTarget, check_folder, h5_content, save_model
-from ml.deliver.results import job_record, metrics_of
+from ml.deliver.model_files import check_folder, h5_content, save_model
+from ml.deliver.publishing import ModelTarget, description
+from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
 from ml.errors import UserError
-from ml.files import write_json
 from ml.judge.judging import judge_models
 from ml.learn.fold_training import Places, train_fold
 from ml.learn.folds import Fold, Outcome, folds_of, rows_of_parts, train_in_turn
@@ -77,32 +75,38 @@ def _deliver(
     target: ModelTarget | None,
     folds: list[Fold],
     outcome: Outcome,
-    record: dict[str, Any],
+    record: JobRecord,
     stop: StopSignal,
 ) -> None:
-    """Saves the model that is kept; unless the job was stopped, publishes it and says what it is worth."""
+    """Saves the model that is kept; unless the job was stopped, says what it is worth and publishes it."""
     result = outcome.kept.result
     metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
-    h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
-    write_json(job.model / "job.json", record)
-    write_json(job.model / "metrics.json", metrics)
+    h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
     if outcome.stopped:
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
         say(f"stopped: {what} is in {job.model}, nothing was published")
         return
-    if target:
-        metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds, given_up=stop)
-        write_json(job.model / "metrics.json", metrics)
+    keep = functools.partial(write_metrics, job.model, metrics)
     if settings.validation_fraction:
-        judge_models(folds, outcome, settings, record, metrics, job.model, job.output_data)
+        judge_models(folds, outcome, settings, record, metrics, keep, job.output_data)
+    if target:  # after the measuring, so that the version's record has the verdict
+        metrics["published"] = target.publish(h5, settings, description(record, metrics), given_up=stop)
+        keep()
 
 
-def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> Path:
-    """Saves the model in model/; where that fails, publishes it to KYDB anyway and fails the job."""
+def _saved(
+    model, job: Job, settings: Settings, record: JobRecord, metrics: Metrics, target: ModelTarget | None
+) -> bytes:
+    """Saves the model in model/; where that fails, publishes it to KYDB anyway and fails the job.
+
+    Returns:
+        The bytes of its .h5 file.
+    """
+    h5 = h5_content(model)
     try:
-        return save_model(model, job.model, settings.h5_name)
+        save_model(model, h5, job.model, settings.h5_name, {JOB_FILE: record, METRICS_FILE: metrics})
     except UserError as error:
-        kept = target is not None and target.publish(h5_content(model), settings.publish_seconds)
+        kept = target is not None and target.publish(h5, settings, description(record))
         where = (
             f"it was published to {target}"
             if kept
@@ -111,3 +115,4 @@ def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> P
             else "it is lost, since the job has no checkpoints"
         )
         raise UserError(f"{error}; {where}") from error
+    return h5

@@ -217,6 +217,9 @@ class Settings:
         "KYDB key of the model; its last part names the .h5 file in model/ too",
         changes_weights=False,
     )
+    replace_lookback: bool = _setting(
+        False, "publish over a model that takes another number of prices, which the key's readers must know"
+    )
     # The run
     checkpoint_seconds: int = _setting(
         60,
@@ -269,9 +272,9 @@ class Settings:
 
 SETTINGS = {field.name: field for field in dataclasses.fields(Settings)}
 
-# What kydb takes on every backend: it refuses parts that begin with a dot.
-_PART = r"[^/.\s\0-\x1f\ud800-\udfff][^/\0-\x1f\ud800-\udfff]*"
-_KEY = re.compile(f"/?{_PART}(/{_PART})*")
+# Limits of a key, in bytes of UTF-8, below those of every backend (255 for a file's name, 1,024 for an S3 key), since
+# temporary files, versions and chunks have names that are made from the key's and longer.
+_PART_BYTES, _KEY_BYTES = 180, 800
 
 # Written by SageMaker, its tuner and its SDK among the user's hyperparameters.
 PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
@@ -343,6 +346,7 @@ def parse_value(name: str, value: Any) -> Any:
     if len(text) >= 2 and text[0] == text[-1] == '"':
         with contextlib.suppress(ValueError):  # not a JSON string after all: the parser below complains
             text = str(json.loads(text)).strip()
+    parsed: Any
     try:
         if name in ("start_date", "end_date"):
             parsed: Any = parse_time(text, end=name == "end_date") if text else None
@@ -352,17 +356,36 @@ def parse_value(name: str, value: Any) -> Any:
         raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
     if name in ("prices_db", "model_db") and parsed:
         check_url(name, str(parsed))
-    if name in ("prices_key", "model_key") and not _KEY.fullmatch(str(parsed)):
-        raise UserError(
-            f"hyperparameter {name} must be a key such as {field.default}, of printable characters and "
-            f"no part that is empty or begins with a dot, received {value!r}"
-        )
+    if name in ("prices_key", "model_key"):
+        _check_key(name, str(parsed))
     interval, choices = field.metadata["interval"], field.metadata["choices"]
     if interval and parsed not in interval:
         raise UserError(f"hyperparameter {name} must be in {interval}, received {value!r}")
     if choices and parsed not in choices:
         raise UserError(f"hyperparameter {name} must be one of {', '.join(choices)}, received {value!r}")
     return parsed
+
+
+def _check_key(name: str, key: str) -> None:
+    """Refuses a key that a backend of KYDB does not take, or that does not read as one word in a log.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    parts = key.removeprefix("/").split("/")
+    wrong = [part for part in parts if not part or part.startswith(".")]  # kydb refuses a part with a dot before it
+    if wrong or not key.isprintable() or re.search(r"[\s=]", key):
+        raise UserError(
+            f"hyperparameter {name} must be a key such as {SETTINGS[name].default}, of printable characters without "
+            f"blanks and =, and no part that is empty or begins with a dot, received {key!r}"
+        )
+    last = Settings(model_key=key).h5_name if name == "model_key" else parts[-1]
+    longest = max(len(part.encode()) for part in (*parts, last))
+    if longest > _PART_BYTES or len(key.encode()) > _KEY_BYTES:
+        raise UserError(
+            f"hyperparameter {name} must have parts of at most {_PART_BYTES} bytes and at most {_KEY_BYTES} in all, "
+            f"received one part of {longest} and {len(key.encode())} in all: {key[:50]!r}..."
+        )
 
 
 def unknown_name(name: str) -> str:

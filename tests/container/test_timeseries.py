@@ -19,6 +19,7 @@ from ml.data.sources import read_channel, read_kydb
 from ml.errors import UserError
 from ml.learn.folds import split_by_time
 from ml.learn.network import build_network
+from ml.settings import Settings
 from ml.timeseries import register, time_series
 from ml.train_sequence import TrainSequence
 
@@ -128,7 +129,7 @@ def test_the_snippet_that_users_have(aws, tmp_path):
     seq = TrainSequence(pos_df.reset_index()[["mid", "position"]].copy())
 
     boto3.client("s3").create_bucket(Bucket="epython")
-    model = build_network(seq.lookback_period, 8, 2, 0.2, 1)
+    model = build_network(Settings(lookback=seq.lookback_period, nodes=8))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(seq, verbose=0)
     path = tmp_path / "model.h5"

@@ -218,7 +218,9 @@ class Settings:
         changes_weights=False,
     )
     replace_lookback: bool = _setting(
-        False, "publish over a model that takes another number of prices, which the key's readers must know"
+        False,
+        "publish over a model that takes another number of prices, which the key's readers must know",
+        changes_weights=False,
     )
     # The run
     checkpoint_seconds: int = _setting(

@@ -45,6 +45,7 @@ def test_a_line_of_metrics_is_printed_as_it_is(capsys):
     assert capsys.readouterr().out == f"{line}\npublished to x loss\\x3d1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/usr/bin/strace").exists(), reason="strace is not installed (apt-get install strace)")
 def test_a_line_is_one_write(tmp_path):
     trace = tmp_path / "trace"
@@ -91,6 +92,7 @@ say("x" * 300_000)
 """
 
 
+@pytest.mark.slow
 def test_a_signal_handler_may_speak_while_a_line_waits_for_its_reader():
     process = subprocess.Popen(
         [sys.executable, "-c", IN_A_HANDLER],

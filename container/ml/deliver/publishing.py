@@ -6,13 +6,12 @@ TensorFlow is not needed: the launcher publishes finished models without it.
 import contextlib
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TypedDict
 
-from ml.databases import TIMEOUT, connect, patiently
+from ml.databases import TIMEOUT, DamagedValue, connect, patiently
 from ml.deliver.results import JobRecord, Metrics
 from ml.errors import UserError, one_line, redacted
 from ml.log import say
@@ -22,8 +21,6 @@ _DYNAMODB_ITEM_BYTES = 400_000
 _H5_BYTES, _H5_BYTES_A_LAYER = 11_000, 5_200  # of an .h5 file beside its weights, as measured for 1 to 32 layers
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _VERSIONS_FOLDER = "/model_versions"  # apart from the models, so that db.ls shows the models alone
-_DAMAGED = (EOFError, pickle.UnpicklingError)  # what reading an empty or a cut object ends in
-
 # The input's width as Keras 2 and 3 write it. Searched for in the bytes: the HDF5 library may crash on a damaged file.
 _LOOKBACK = re.compile(rb'"batch_(?:input_)?shape": \[null, (\d{1,9})\]')
 
@@ -231,9 +228,9 @@ def _publish_once(
     url: str, key: str, content: bytes, job_name: str, about: Description, replace_lookback: bool, timeout: float
 ) -> None:
     db = connect(url, timeout)
-    before, damage = _model_at(db, key)
-    if damage:
-        say(f"{key} in {redacted(url)} is damaged ({damage}), as a loss of power leaves it, and is replaced")
+    before, damaged = _model_at(db, key)
+    if damaged:
+        say(f"{key} in {redacted(url)} is damaged, as a loss of power leaves it, and is replaced")
         _keep_damaged(db, key)
     if before is not None:
         if about["lookback"] and not replace_lookback:
@@ -260,8 +257,8 @@ def _refuse_other_lookback(db, key: str, before: bytes, lookback: int) -> None:
         )
 
 
-def _model_at(db, key: str) -> tuple[bytes | None, str]:
-    """The model under a key, None where there is none, and what is wrong where the key holds a damaged object.
+def _model_at(db, key: str) -> tuple[bytes | None, bool]:
+    """The model under a key, None where there is none, and whether the key holds a damaged object.
 
     Raises:
         UserError: the key holds something else, which publishing would destroy.
@@ -269,23 +266,23 @@ def _model_at(db, key: str) -> tuple[bytes | None, str]:
     try:
         found = db.read(key, reload=True)
     except KeyError:
-        return None, ""
-    except _DAMAGED as error:
-        return None, one_line(error)
+        return None, False
+    except DamagedValue:
+        return None, True
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"{key} holds an object of a class that is not here ({one_line(error)}); set model_key to another key"
         ) from None
     if not isinstance(found, bytes):
         raise UserError(f"{key} holds a {type(found).__name__} and not a model; set model_key to another key")
-    return found, ""
+    return found, False
 
 
 def _stored(db, key: str) -> bytes | str | None:
     """What is under a key of the versions; None where there is nothing, or where it is damaged."""
     try:
         return db.read(key, reload=True)
-    except (KeyError, *_DAMAGED):
+    except (KeyError, DamagedValue):
         return None
 
 

@@ -58,6 +58,7 @@ def saved(model, folder, **records):
     save_model(model, h5_content(model), folder, "btc.h5", records)
 
 
+@pytest.mark.slow
 def test_all_three_forms_agree_in_a_fresh_process(model, tmp_path):
     rng = np.random.default_rng(0)
     prices = 10_000_000 + rng.integers(0, 50, (40, LOOKBACK)).astype(float)

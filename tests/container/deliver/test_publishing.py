@@ -78,7 +78,7 @@ def test_a_database_that_refuses_versions_is_told_before_training(tmp_path):
 @pytest.mark.parametrize(("nodes", "layers"), [(216, 2), (128, 5), (64, 20)])
 def test_what_an_h5_file_adds_to_its_weights_is_counted(nodes, layers):
     settings = Settings(lookback=60 if layers == 20 else 240, nodes=nodes, layers=layers)
-    size = len(h5_content(build_network(settings.lookback, nodes, layers, 0.2, 1, centred=True)))
+    size = len(h5_content(build_network(settings)))
     assert 4 * settings.weights < 400_000 < size
     with pytest.raises(UserError, match="does not fit a DynamoDB item") as told:
         ModelTarget("dynamodb://models", "/m.h5", "job-1").check(settings)
@@ -151,7 +151,7 @@ def test_a_model_damaged_by_a_loss_of_power_is_named_kept_and_replaced(files_url
     publish(files_url, KEY, model_of(240, b"tuesday"), "tuesday", patience=0)
     db = connect(files_url)
     assert db.read(KEY, reload=True) == model_of(240, b"tuesday")
-    assert f"{KEY} in {files_url} is damaged (" in capsys.readouterr().out
+    assert f"{KEY} in {files_url} is damaged, " in capsys.readouterr().out
     assert not raw or db.read(f"{version_key(KEY, raw)}.damaged", reload=True) == raw
 
 

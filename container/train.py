@@ -16,20 +16,20 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from ml.data.columns import Reading
 from ml.data.history import fingerprint, gaps
 from ml.data.sources import read_channel, read_kydb
+from ml.data.understood import History, one_label
 from ml.databases import configure_aws
 from ml.deliver.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model
-from ml.errors import UserError, one_line, redacted
+from ml.errors import UserError, one_line, printable, redacted
 from ml.files import write_json
 from ml.learn.folds import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
 from ml.metrics import performance_line
 from ml.optimal_position import labelled
 from ml.platform.failure import failures_reported
 from ml.platform.job import Job, base_folder, read_job
-from ml.platform.memory import check_memory
+from ml.platform.memory import available_memory, check_memory
 from ml.platform.stop import StopSignal
 from ml.settings import Settings, parse_settings
 
@@ -52,7 +52,7 @@ def main() -> None:
         try:
             if target:
                 target.check(settings, given_up=lambda: stop.is_set)
-            history = labelled(_price_history(job, settings, stop), settings.horizon, settings.spread)
+            history, understood = _labelled_history(job, settings, stop)
         except UserError:
             if not stop.is_set:  # which ends the waiting for a KYDB that does not answer
                 raise
@@ -62,6 +62,7 @@ def main() -> None:
         folds = folds_of(history, settings)
         check_memory(settings, len(history))
         record = _job_record(job, settings, folds)
+        record["data"]["source"] = understood.as_json()
         outcome = train_in_turn(folds, functools.partial(_trained, job, settings, record, stop), stop)
         result = outcome.kept.result
         h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
@@ -114,10 +115,10 @@ def _refuse_several_hosts(job: Job) -> None:
         )
 
 
-def _price_history(job: Job, settings: Settings, stop: StopSignal) -> pd.DataFrame:
-    """The checked history between start_date and end_date, from KYDB or from a channel."""
+def _labelled_history(job: Job, settings: Settings, stop: StopSignal) -> History:
+    """The checked history between start_date and end_date, from KYDB or from a channel, with positions."""
     if settings.prices_db:
-        return read_kydb(
+        history = read_kydb(
             settings.prices_db,
             settings.prices_key,
             settings.start_date,
@@ -125,14 +126,23 @@ def _price_history(job: Job, settings: Settings, stop: StopSignal) -> pd.DataFra
             patience=settings.read_seconds,
             timeout=settings.kydb_timeout,
             given_up=lambda: stop.is_set,
+            resample=settings.resample,
         )
-    if settings.prices_channel not in job.channels:
+    elif settings.prices_channel not in job.channels:
         raise UserError(
             f"there are no prices: prices_db is empty and there is no channel "
             f"{settings.prices_channel} (channels: {', '.join(job.channels) or 'none'}); "
             "set prices_db and prices_key, or add the channel"
         )
-    return read_channel(job.channels[settings.prices_channel], settings.start_date, settings.end_date)
+    else:
+        folder = job.channels[settings.prices_channel]
+        how, room = Reading.of(settings), available_memory()[0]
+        history = read_channel(folder, settings.start_date, settings.end_date, how, room=room)
+    print(f"read: {printable(str(history.understood))}", flush=True)
+    history = history._replace(frame=labelled(history.frame, settings.horizon, settings.spread))
+    if problem := one_label(history.frame):
+        raise UserError(problem)
+    return history
 
 
 def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def channel_of(folder, mid, minutes=None):
     pd.DataFrame({"mid": mid, "position": np.sign(np.sin(np.arange(len(mid))))}, index.rename("dt")).to_parquet(
         folder / "prices.parquet"
     )
-    return read_channel(folder)
+    return read_channel(folder).frame
 
 
 def windows_of(history, lookback):

@@ -261,7 +261,7 @@ def history_of(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
     channel.mkdir(exist_ok=True)
     (channel / name).write_bytes(content)
     with told():
-        return a_history(read_channel(channel))
+        return a_history(read_channel(channel).frame)
     return None
 
 
@@ -371,7 +371,7 @@ def kydb_contents(data, folder: Path) -> None:
         db["/prices"] = data.draw(_VALUES)
     db.clear_cache()
     with told():
-        a_history(read_kydb(url, "/prices"))
+        a_history(read_kydb(url, "/prices").frame)
 
 
 @functools.cache

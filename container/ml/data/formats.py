@@ -126,7 +126,7 @@ def file_part(content: Content, how: Reading, first: int | None, last: int | Non
         raise _refused(content, [*problems, f"{names['time']} {error}"]) from None
     problems += _wrong_times(table, times, columns, choice, names["time"])
     kept = _between(times, first, last)
-    values, wrong = _prices(table, choice, columns, names, kept)
+    values, wrong = _prices(table, choice, columns, names, times.bad, kept)
     problems += wrong
     if problems:
         raise _refused(content, problems)
@@ -167,13 +167,13 @@ def _wrong_times(table: Table, times: Times, columns: dict, choice: Choice, name
         return []
     row = int(np.argmax(times.bad))
     value = " ".join(str(columns[number][row].as_py() or "") for number in choice.times).strip()
-    reason = times.reason if value else "is empty"
-    shown = f' ("{printable(value)[:60]}")' if value else ""
-    remedy = times.remedy if value else "give every row a time"
-    return [
-        f"{name} {reason} in {int(times.bad.sum()):,} of {len(times.bad):,} rows, the first at "
-        f"{table.place(row)}{shown}; {remedy}"
-    ]
+    count = f"in {int(times.bad.sum()):,} of {len(times.bad):,} rows, the first at {table.place(row)}"
+    if not value:
+        return [f"{name} is empty {count}; give every row a time"]
+    if value == name:
+        return [f"the header comes again {count}; remove it there"]
+    shown = "" if isinstance(table, TextTable) else f' ("{printable(value)[:60]}")'
+    return [f"{name} {times.reason} {count}{shown}; {times.remedy}"]
 
 
 def _between(times: Times, first: int | None, last: int | None) -> np.ndarray | None:
@@ -186,14 +186,22 @@ def _between(times: Times, first: int | None, last: int | None) -> np.ndarray | 
     return None if inside.all() else np.flatnonzero(inside)
 
 
-def _prices(table: Table, choice: Choice, columns: dict, names: dict[str, str], kept) -> tuple[dict, list[str]]:
+def _prices(
+    table: Table,
+    choice: Choice,
+    columns: dict,
+    names: dict[str, str],
+    told_before: np.ndarray | None,
+    kept: np.ndarray | None,
+) -> tuple[dict, list[str]]:
     values, problems = {}, []
     for name, number in choice.prices.items():
         found = to_numbers(columns[number])
         values[name] = found.values if kept is None else found.values[kept]
         if found.bad is None:
             continue
-        bad = found.bad if kept is None else found.bad[kept]
+        bad = found.bad if told_before is None else found.bad & ~told_before
+        bad = bad if kept is None else bad[kept]
         if bad.any():
             row = int(np.argmax(bad)) if kept is None else int(kept[np.argmax(bad)])
             received = printable(str(columns[number][row].as_py()))[:60]

@@ -144,7 +144,7 @@ def _uncross(values: dict[str, np.ndarray], rows: Rows, kept: np.ndarray | None,
     if crossed.any() and mended is None:
         problems += told(crossed, "bid is above ask", here, bid, "; swap them or remove these rows")
     low, high = np.minimum(bid, ask), np.maximum(bid, ask)
-    outside = (mid < low - _OUTSIDE * low) | (mid > high + _OUTSIDE * high)
+    outside = (mid < low * (1 - _OUTSIDE)) | (mid > high * (1 + _OUTSIDE))
     if outside.any() and not (crossed.any() and mended is None):
         row = int(np.argmax(outside))
         problems += told(
@@ -175,10 +175,6 @@ def _order(
     newest_first = steps.max() <= 0 and steps.min() < 0
     if newest_first:
         order = order[::-1]
-    if not newest_first or steps.max() == 0:
-        clock = _set_back(times, steps, place, rows)
-        if clock:
-            return None, [clock]
     ranked = order[np.argsort(times[order], kind="stable")]
     again = np.diff(times[ranked]) == 0
     same = again.copy()
@@ -188,7 +184,8 @@ def _order(
     if not repeats:
         contradicting = np.flatnonzero(again & ~same)
         if len(contradicting):
-            return None, [_contradiction(ranked, contradicting, times, values, place)]
+            clock = "" if newest_first else _set_back(times, rows.naive, place)
+            return None, [clock or _contradiction(ranked, contradicting, times, values, place)]
         ranked = ranked[np.r_[True, ~same]]
         mended.repeated += int(same.sum())
     in_file = np.sort(ranked) if not newest_first else np.sort(ranked)[::-1]
@@ -197,18 +194,21 @@ def _order(
         newest_first, in_file, steps = True, in_file[::-1], -steps[::-1]
     if (steps < 0).any():
         row = int(np.argmax(steps < 0)) + 1
+        clock = "" if newest_first else _set_back(times, rows.naive, place)
         return None, [
-            f"times go backwards in {int((steps < 0).sum()):,} of {len(times):,} rows, the first at "
+            clock
+            or f"times go backwards in {int((steps < 0).sum()):,} of {len(times):,} rows, the first at "
             f"{place(in_file[row])}; sort the rows by their time"
         ]
     mended.newest_first |= newest_first
     return in_file, []
 
 
-def _set_back(times: np.ndarray, steps: np.ndarray, place, rows: Rows) -> str:
-    """Whether times go back by up to an hour now and then, as local ones do in autumn: the sentence that says so."""
+def _set_back(times: np.ndarray, naive: bool, place) -> str:
+    """The sentence about times that go back by up to an hour now and then, as local ones do in autumn; or nothing."""
+    steps = np.diff(times)
     back = np.flatnonzero(steps < 0)
-    if not rows.naive or not len(back) or len(back) > 1 + len(times) // 1000 or steps[back].min() < -_HOUR:
+    if not naive or not len(back) or len(back) > 1 + len(times) // 1000 or steps[back].min() < -_HOUR:
         return ""
     row = int(back[0]) + 1
     moments = pd.DatetimeIndex(times[row - 1 : row + 1].view("datetime64[ns]"))

@@ -316,6 +316,11 @@ def _layout(lines: list[str]) -> Layout:
     for candidate in [told[1]] if told else _NAMES:
         split = _split(sample, candidate, quote)
         counts = [sum(map(_typed, fields)) if len(fields) > 1 else 0 for fields in split]
+        if candidate == " ":  # prose has numbers too
+            counts = [
+                count if 2 * count >= len(fields) > 1 < count else 0
+                for count, fields in zip(counts, split, strict=True)
+            ]
         score = sum(count / len(fields) for count, fields in zip(counts, split, strict=True) if count)
         if score > best or not rows:
             best, delimiter, rows, typed = max(best, score), candidate, split, counts

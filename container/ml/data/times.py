@@ -37,6 +37,7 @@ _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:.*)?")
 
 _PYTHON = re.compile(_WHOLE.replace(r"\pL", r"[^\W\d_]"))
 _TIME_OF_DAY = re.compile(_TIME)
+_COMPACT = re.compile(r"(19|20)\d\d[01]\d[0-3]\d(\d{4}|\d{6}|\d{9})?")  # 20240102, with a time of day or without
 _DIGITS = re.compile(r"\d+(\.\d*)?")
 
 
@@ -155,8 +156,9 @@ def _of_numbers(column: pa.ChunkedArray, time_format: str, timezone: str) -> Tim
         return _of_text(column.cast(pa.int64()).cast(pa.string()), time_format, timezone)
     unit = time_format or _unit(known[0])
     if unit is None:
-        if 10**7 <= known[0] < 10**14 and (known == np.floor(known)).all():
-            return _of_text(column.cast(pa.int64()).cast(pa.string()), "", timezone)
+        if known[0] < 10**17 and _COMPACT.fullmatch(f"{known[0]:.0f}") and (known == np.floor(known)).all():
+            text = column.cast(pa.int64()).cast(pa.string())
+            return _of_other_forms(text, timezone)
         raise NoTimes(
             f"holds numbers such as {known[0]:.15g}, which are no times since 1970 in s, ms, us or ns between 1990 and "
             "2033; set time_column, or time_format to the unit"
@@ -186,7 +188,9 @@ def _of_text(cells: pa.ChunkedArray, time_format: str, timezone: str) -> Times:
     first = next((cell for part in cells.chunks for cell in part[:1000].to_pylist() if cell and cell.strip()), None)
     if first is None:
         raise NoTimes("is empty in every row; set time_column")
-    if time_format in UNITS or (not time_format and is_epoch(first)):
+    if not time_format and _COMPACT.fullmatch(first.strip()):
+        return _of_other_forms(pc.utf8_trim_whitespace(cells), timezone)
+    if time_format in UNITS or (not time_format and _DIGITS.fullmatch(first.strip())):
         return _of_digits(cells, time_format, timezone)
     if time_format:
         return _of_format(cells, time_format, timezone)
@@ -378,10 +382,10 @@ def _placed(values: np.ndarray, form: str, timezone: str, bad, reason: str = "is
         skipped, once = placed.isna(), unclear & ~placed.isna() & (second < 0)
         if skipped.any():
             bad = skipped if bad is None else bad | skipped
-            reason, remedy = f"does not exist in {timezone}, where clocks were set on", "correct timezone or the rows"
+            reason, remedy = f"does not exist in {timezone} (clocks were set on)", "correct timezone or the rows"
         elif once.any():
             bad = once if bad is None else bad | once
-            reason = f"could be either of two hours in {timezone}, where clocks were set back, and comes once"
+            reason = f"could be either of two hours in {timezone} (clocks were set back) and comes once"
             remedy = "write these times in UTC"
     return Times(placed.asi8, form, timezone, True, bad, reason, remedy)
 

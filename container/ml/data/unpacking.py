@@ -16,7 +16,7 @@ from ml.errors import UserError, one_line
 
 _LAYERS = 3  # of compression in each other, such as a .csv.gz in a .zip
 _HEAD = 512
-_ESTIMATED = 1 << 22  # bytes unpacked to estimate the size of all
+_ESTIMATED, _ESTIMATED_MOST = 1 << 22, 1 << 28  # bytes unpacked to estimate the size of all
 
 # What reading raises where a compressed file is cut off or damaged.
 DAMAGED = (
@@ -151,9 +151,17 @@ class _Layer(NamedTuple):
 
     def size(self) -> int:
         """About how many bytes there are."""
+        whole, size = self.packed_size(), 0
         with self.opened() as packed:
-            begin = len(self.unpack(packed).read(_ESTIMATED))
-            return begin if begin < _ESTIMATED else int(begin * max(1.0, self.packed_size() / max(1, packed.tell())))
+            stream = self.unpack(packed)
+            while size < _ESTIMATED_MOST:
+                piece = len(stream.read(_ESTIMATED))
+                size += piece
+                if piece < _ESTIMATED:
+                    return size
+                if packed.tell() < whole / 2:
+                    return int(size * whole / packed.tell())
+        return size
 
 
 def _members(name: str, path: Path) -> Iterator[Content]:

@@ -172,7 +172,7 @@ def _order(
         return None, told(back, "times go backwards", here, remedy="; sort the rows by dt") + told(
             same, "a time comes twice", here, remedy="; keep one row a bar"
         )
-    newest_first = steps.max() <= 0 and steps.min() < 0
+    newest_first = bool(steps.max() <= 0 and steps.min() < 0)
     if newest_first:
         order = order[::-1]
     ranked = order[np.argsort(times[order], kind="stable")]

@@ -29,6 +29,8 @@ _BLOCK = 1 << 20  # bytes read at a time; a line must be shorter
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 _TOLD = 3  # broken lines that are shown
 
+_SEP = re.compile(r'\ufeff?"?sep=(.)"?', re.IGNORECASE)  # the first line of files made for Excel
+
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -308,7 +310,7 @@ def _split(lines: list[str], delimiter: str, quote: str) -> list[list[str]]:
 
 
 def _layout(lines: list[str]) -> Layout:
-    told = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\ufeff"), re.IGNORECASE) if lines else None
+    told = _SEP.fullmatch(lines[0]) if lines else None
     sample = lines[:_SAMPLE]
     quote = "'" if not any('"' in line for line in sample) and any(line.startswith("'") for line in sample) else '"'
     best, rows, typed = 0.0, list[list[str]](), list[int]()
@@ -334,7 +336,7 @@ def _layout(lines: list[str]) -> Layout:
 
 def _with_header(lines, rows, typed, begin: int, delimiter: str, quote: str) -> Layout:
     def may_be_header(at: int) -> bool:
-        return at >= 0 and len(rows[at]) > 1 and not typed[at]
+        return at >= 0 and len(rows[at]) > 1 and not typed[at] and not _SEP.fullmatch(lines[at])
 
     data = [fields for fields, count in zip(rows[begin:], typed[begin:], strict=True) if count]
     width = Counter(map(len, data)).most_common(1)[0][0]

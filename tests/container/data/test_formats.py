@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a case a line)
 """Each kind of file that is read, as small as it gets; what is wrong with a file is in test_refused_files.py."""
 
 import bz2

@@ -23,7 +23,8 @@ def test_any_object_with_a_curve_serves(files_url, tmp_path, monkeypatch):
         "import kydb, pandas as pd\n"
         "class AthenaCurve(kydb.DbObj):\n"
         "    def curve(self, start, end):\n"
-        "        return pd.DataFrame({'dt': pd.date_range('2020', periods=5, freq='min'), 'mid': [1.0, 2.0, 1.0, 2.0, 1.0], 'x': 'y'})\n"
+        "        dt = pd.date_range('2020', periods=5, freq='min')\n"
+        "        return pd.DataFrame({'dt': dt, 'mid': [1.0, 2.0, 1.0, 2.0, 1.0], 'x': 'y'})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     db = kydb.connect(files_url)

@@ -13,7 +13,15 @@ from ml.errors import UserError
 from ml.settings import parse_settings
 
 # Known here so that each is a test of its own; the test below fails where the list is not the same.
-NAMES = ["plain", "bom-crlf", "utf16", "upper-names", "blanks-in-names", "ohlcv-timestamp", "ohlcv-date", "epoch-s", "epoch-ms", "epoch-us", "klines-no-header", "klines-no-header-unasked", "semicolons", "tabs", "txt", "metatrader", "date-and-time", "histdata", "dd.mm.yyyy", "which-is-the-month", "the-month-is-told", "comment-first", "newest-first", "zip", "bz2", "xz", "gz-by-another-name", "ccxt-json", "feather", "parquet-index-date", "parquet-timestamp", "folder-of-days", "thousands-unquoted", "decimal-comma", "one-broken-line", "header-alone", "no-price", "no-time", "nan-rows", "same-rows-twice", "other-rows-twice", "crossed-quotes", "mid-outside", "never-moves", "a-tick-at-a-hundredth", "clock-change", "clock-change-told", "bars-of-seconds", "bars-of-five-minutes", "bars-of-hours", "trades", "trades-resampled"]
+NAMES = str.split(
+    "plain bom-crlf utf16 upper-names blanks-in-names ohlcv-timestamp ohlcv-date epoch-s epoch-ms epoch-us "
+    "klines-no-header klines-no-header-unasked semicolons tabs txt metatrader date-and-time histdata dd.mm.yyyy "
+    "which-is-the-month the-month-is-told comment-first newest-first zip bz2 xz gz-by-another-name ccxt-json "
+    "feather parquet-index-date parquet-timestamp folder-of-days thousands-unquoted decimal-comma one-broken-line "
+    "header-alone no-price no-time nan-rows same-rows-twice other-rows-twice crossed-quotes mid-outside never-moves "
+    "a-tick-at-a-hundredth clock-change clock-change-told bars-of-seconds bars-of-five-minutes bars-of-hours trades "
+    "trades-resampled "
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a case a line)
 """What is wrong with a file is told with its name, the line or row, what was received, and what mends it."""
 
 import gzip

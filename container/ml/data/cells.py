@@ -1,3 +1,5 @@
+# pyarrow makes its compute functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 """What a cell of a text file is, and columns of cells as numbers."""
 
 import re

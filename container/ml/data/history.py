@@ -84,7 +84,7 @@ def checked(frame: pd.DataFrame, *, source: str, mended: Mended | None = None, r
             values[name] = frame[name].to_numpy(np.float64, copy=False)
         except (ValueError, TypeError) as error:
             raise UserError(f"{source}: {name} must hold numbers: {one_line(error)}") from None
-    rows = Rows(frame.index.asi8, with_mid(values), lambda row: str(frame.index[row]))
+    rows = Rows(pd.DatetimeIndex(frame.index).asi8, with_mid(values), lambda row: str(frame.index[row]))
     history, problems = settled(rows, mended, repeats)
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
@@ -95,7 +95,8 @@ def bounds(start, end) -> tuple[int | None, int | None]:
     """Start and end in nanoseconds since 1970; None where open."""
     if end is not None and isinstance(end, date) and not isinstance(end, datetime):
         end = datetime.combine(end, time.max)
-    return tuple(None if moment is None else _nanoseconds(pd.Timestamp(moment)) for moment in (start, end))
+    first, last = (None if moment is None else _nanoseconds(pd.Timestamp(moment)) for moment in (start, end))
+    return first, last
 
 
 def _nanoseconds(moment: pd.Timestamp) -> int:
@@ -107,7 +108,7 @@ def _nanoseconds(moment: pd.Timestamp) -> int:
 
 
 def between(frame: pd.DataFrame, first: int | None, last: int | None) -> pd.DataFrame:
-    times = frame.index.asi8
+    times = pd.DatetimeIndex(frame.index).asi8
     begin = 0 if first is None else int(np.searchsorted(times, first, "left"))
     end = len(frame) if last is None else int(np.searchsorted(times, last, "right"))
     return frame.iloc[begin:end]
@@ -126,7 +127,7 @@ class Gaps(NamedTuple):
         bar: a bar's length in words, such as `5 minutes`.
     """
 
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     minutes: float
     longest_minutes: float
     longest_at: str
@@ -148,8 +149,9 @@ class Gaps(NamedTuple):
 
 def gaps(history: pd.DataFrame) -> Gaps:
     """The gaps of a history; windows run across them."""
-    bar = bar_length(history.index)
-    missing = np.diff(history.index.asi8) // bar.value - 1
+    index = pd.DatetimeIndex(history.index)
+    bar = bar_length(index)
+    missing = np.diff(index.asi8) // bar.value - 1
     words = in_words(bar)
     if not (missing > 0).any():
         return Gaps(0, 0, 0, "", 0, 0, words)
@@ -173,8 +175,8 @@ def _minutes(bars: int, bar: pd.Timedelta) -> float:
 
 def fingerprint(history: pd.DataFrame) -> str:
     """SHA-256 of a history's times and values."""
-    digest = hashlib.sha256(np.ascontiguousarray(history.index.asi8))
+    digest = hashlib.sha256(np.ascontiguousarray(pd.DatetimeIndex(history.index).asi8).data)
     for name in history.columns:
         digest.update(name.encode("utf-8"))
-        digest.update(np.ascontiguousarray(history[name].to_numpy()))
+        digest.update(np.ascontiguousarray(history[name].to_numpy()).data)
     return digest.hexdigest()

@@ -38,11 +38,21 @@ class Mended:
     def __str__(self) -> str:
         told = [
             "newest first, now sorted" if self.newest_first else "",
-            f"{self.missing:,} rows without a price left out" if self.missing else "",
-            f"{self.repeated:,} rows came twice, one of each kept" if self.repeated else "",
-            f"{self.crossed:,} rows with crossed quotes (bid above ask) have no spread" if self.crossed else "",
+            f"{_rows(self.missing)} without a price left out" if self.missing else "",
+            f"{_rows(self.repeated)} came again and {_are(self.repeated)} left out" if self.repeated else "",
+            f"{_rows(self.crossed)} with crossed quotes (bid above ask) {_are(self.crossed)} given no spread"
+            if self.crossed
+            else "",
         ]
         return "; ".join(filter(None, told))
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 class Rows(NamedTuple):

@@ -255,7 +255,7 @@ def joined(parts: list[Part], source: str, mended: Mended, repeats: bool = False
 def _without_repeats(before: pd.DataFrame, earlier: str, part: Part, source: str, mended: Mended) -> pd.DataFrame:
     """The rows of a file after all before it, where the others are the same as there."""
     frame = part.frame
-    count = int(np.searchsorted(frame.index.asi8, before.index.asi8[-1], "right"))
+    count = int(frame.index.searchsorted(before.index[-1], "right"))
     again = frame.iloc[:count]
     found = before.index.get_indexer(again.index) if before.index.is_unique else np.full(count, -1)
     if (found < 0).any():

@@ -55,7 +55,7 @@ class ParquetTable(_Stored):
 
     def columns(self, numbers: list[int]) -> list[pa.ChunkedArray]:
         """Columns by number from 0."""
-        names = [self.names[number] for number in numbers]
+        names = [self._file.schema_arrow.names[number] for number in numbers]
         with _telling(self.content.name):
             table = self._file.read(columns=names)
             return [table.column(name) for name in names]
@@ -63,7 +63,7 @@ class ParquetTable(_Stored):
     def sample_of(self, number: int) -> list[str]:
         """The first values of a column, as text."""
         with _telling(self.content.name):
-            batch = next(self._file.iter_batches(_SAMPLE, columns=[self.names[number]]), None)
+            batch = next(self._file.iter_batches(_SAMPLE, columns=[self._file.schema_arrow.names[number]]), None)
             return [] if batch is None else [str(value) for value in batch.column(0).to_pylist() if value is not None]
 
 

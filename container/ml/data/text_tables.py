@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.csv as pa_csv
 
 from ml.data.cells import is_number
 from ml.data.times import looks_like_a_time, looks_like_a_time_of_day
@@ -125,13 +125,13 @@ class TextTable:
                 return [pa.chunked_array([], pa.string()) for _ in numbers]
             body.put_back(first)
             try:
-                reader = pa.csv.open_csv(
+                reader = pa_csv.open_csv(
                     pa.PythonFile(body, "r"),
-                    pa.csv.ReadOptions(use_threads=False, column_names=names, block_size=_BLOCK),
-                    pa.csv.ParseOptions(
+                    pa_csv.ReadOptions(use_threads=False, column_names=names, block_size=_BLOCK),
+                    pa_csv.ParseOptions(
                         delimiter=self.layout.delimiter, quote_char=self.layout.quote, invalid_row_handler=count
                     ),
-                    pa.csv.ConvertOptions(
+                    pa_csv.ConvertOptions(
                         include_columns=[names[number] for number in numbers],
                         column_types=dict.fromkeys(names, pa.string()),
                         check_utf8=False,

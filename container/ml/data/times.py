@@ -1,3 +1,5 @@
+# pyarrow makes its compute functions when it is imported:
+# pyright: reportAttributeAccessIssue=false
 """Times as exchanges, vendors and trading programs write them, as nanoseconds since 1970 in UTC."""
 
 import datetime

@@ -62,7 +62,7 @@ class Understood:
         price = f"price in {self.columns['mid']}" if "mid" in self.columns else ""
         told = [
             ", ".join(filter(None, [time, price, *columns])),
-            f"{self.rows:,} bars of {in_words(self.bar)} from {_moment(self.first)} to {_moment(self.last)} UTC",
+            f"{self.rows:,} bar{'' if self.rows == 1 else 's'} of {in_words(self.bar)} from {_moment(self.first)} to {_moment(self.last)} UTC",
             f"the last price of each {self.resample} of {self.rows_read:,} rows" if self.resample else "",
             str(self.mended),
             *self.moves,
@@ -112,10 +112,10 @@ def finished(frame: pd.DataFrame, understood: Understood, resample: str = "") ->
         frame = resampled(frame, from_setting(resample))
         understood.resample, understood.bar = resample, from_setting(resample)
     else:
-        problem = irregular(frame.index)
+        problem = irregular(pd.DatetimeIndex(frame.index))
         if problem:
             raise UserError(f"{source}: {problem}")
-        understood.bar = length_of(frame.index)
+        understood.bar = length_of(pd.DatetimeIndex(frame.index))
     mid = frame["mid"].to_numpy()
     if len(mid) > 1 and mid[0] == mid[-1] and (mid == mid[0]).all():
         raise UserError(
@@ -129,7 +129,7 @@ def finished(frame: pd.DataFrame, understood: Understood, resample: str = "") ->
 
 def resampled(frame: pd.DataFrame, bar: pd.Timedelta) -> pd.DataFrame:
     """The last row of each bar, at the bar's beginning; bars without a row are missing."""
-    begins = frame.index.asi8 // bar.value * bar.value
+    begins = pd.DatetimeIndex(frame.index).asi8 // bar.value * bar.value
     last = np.flatnonzero(np.r_[begins[1:] != begins[:-1], True])
     index = pd.DatetimeIndex(begins[last].view("datetime64[ns]"), name="dt").tz_localize("UTC")
     return frame.iloc[last].set_axis(index)

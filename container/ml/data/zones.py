@@ -37,12 +37,13 @@ def in_utc(values: np.ndarray, form: str, timezone: str, bad, reason: str = "is 
         return Times(values, form, "UTC", True, bad, reason, remedy)
     local = pd.DatetimeIndex(np.where(bad, 0, values) if bad is not None else values)
     placed = local.tz_localize(timezone, ambiguous="NaT", nonexistent="NaT")
-    unclear = placed.isna()
+    unclear = np.asarray(placed.isna())
     if unclear.any():
         backwards = len(values) > 1 and values[0] > values[-1]
         second = _second_passes(values[::-1], unclear[::-1])[::-1] if backwards else _second_passes(values, unclear)
         placed = local.tz_localize(timezone, ambiguous=second != 1, nonexistent="NaT")
-        skipped, once = placed.isna(), unclear & ~placed.isna() & (second < 0)
+        skipped = np.asarray(placed.isna())
+        once = unclear & ~skipped & (second < 0)
         if skipped.any():
             bad = skipped if bad is None else bad | skipped
             reason, remedy = f"does not exist in {timezone} (clocks were set on)", "correct timezone or the rows"

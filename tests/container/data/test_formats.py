@@ -293,7 +293,7 @@ def test_crossed_quotes_keep_their_mid_without_a_spread(tmp_path):
     history = read(tmp_path, text)
     assert history.frame["mid"].tolist() == [100, 101.5, 100.5]
     assert history.frame.iloc[1].tolist() == [101.5] * 3
-    assert "1 rows with crossed quotes" in str(history.understood)
+    assert "1 row with crossed quotes (bid above ask) is given no spread" in str(history.understood)
 
 
 def test_a_tick_at_a_hundredth_is_told_and_left(tmp_path):

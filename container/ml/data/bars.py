@@ -1,7 +1,5 @@
 """The length of a history's bars, in figures and in words."""
 
-import re
-
 import numpy as np
 import pandas as pd
 
@@ -17,7 +15,15 @@ _UNITS = (
     ("microsecond", 10**3),
     ("nanosecond", 1),
 )
-_IN_SETTINGS = {"ms": "ms", "s": "s", "sec": "s", "m": "min", "min": "min", "h": "h", "d": "D"}
+_IN_SETTINGS = {
+    "ms": 10**6,
+    "s": _SECOND_NS,
+    "sec": _SECOND_NS,
+    "m": _MINUTE_NS,
+    "min": _MINUTE_NS,
+    "h": 3600 * 10**9,
+    "d": 86_400 * 10**9,
+}
 
 
 def bar_length(index: pd.DatetimeIndex) -> pd.Timedelta:
@@ -105,5 +111,5 @@ def as_setting(nanoseconds: int) -> str:
 
 def from_setting(text: str) -> pd.Timedelta:
     """The length that the setting `resample` means; it was checked by `ml.settings`."""
-    number, unit = re.fullmatch(r"(\d*)([a-z]+)", text.lower()).groups()
-    return pd.Timedelta(int(number or 1), _IN_SETTINGS[unit])
+    unit = text.lstrip("0123456789")
+    return pd.Timedelta(int(text.removesuffix(unit) or 1) * _IN_SETTINGS[unit], "ns")

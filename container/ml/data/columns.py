@@ -244,7 +244,7 @@ def _choose_prices(table: Table, how: Reading, choice: Choice) -> None:
         ):
             found[name] = _by_name(table, known, setting, choice)
         if found["bid"] is None or found["ask"] is None:
-            alone = next((name_of(table, found[side]) for side in ("bid", "ask") if found[side] is not None), "")
+            alone = next((name_of(table, at) for at in (found["bid"], found["ask"]) if at is not None), "")
             found["bid"] = found["ask"] = None
         else:
             alone = ""

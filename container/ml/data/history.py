@@ -38,7 +38,7 @@ def with_times(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
             ) from None
     if index.hasnans:
         raise UserError(
-            f"{source}: dt is empty in {int(index.isna().sum()):,} rows, the first is row "
+            f"{source}: dt is empty in {int(np.count_nonzero(index.isna())):,} rows, the first is row "
             f"{int(np.argmax(index.isna())) + 1:,}; give every row a time"
         )
     index = index.tz_localize("UTC") if index.tz is None else index.tz_convert("UTC")

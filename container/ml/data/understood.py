@@ -60,9 +60,10 @@ class Understood:
         columns = [f"{name} in {column}" for name, column in self.columns.items() if name not in ("time", "mid")]
         time = f"times in {self.columns['time']} ({self.times}, {self.zone})" if "time" in self.columns else ""
         price = f"price in {self.columns['mid']}" if "mid" in self.columns else ""
+        bars = "bar" if self.rows == 1 else "bars"
         told = [
             ", ".join(filter(None, [time, price, *columns])),
-            f"{self.rows:,} bar{'' if self.rows == 1 else 's'} of {in_words(self.bar)} from {_moment(self.first)} to {_moment(self.last)} UTC",
+            f"{self.rows:,} {bars} of {in_words(self.bar)} from {_moment(self.first)} to {_moment(self.last)} UTC",
             f"the last price of each {self.resample} of {self.rows_read:,} rows" if self.resample else "",
             str(self.mended),
             *self.moves,

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -365,3 +366,8 @@ def test_reading_stops_where_there_is_no_memory(tmp_path):
     (content,) = contents(*listing.files[0])
     with pytest.raises(UserError, match=r"p.csv.gz has more than [\d,]+ rows, for which there is no memory"):
         file_part(content, Reading(), None, None, room=10_000_000)
+
+
+def test_every_source_that_is_tested_has_a_recipe():
+    recipes = (Path(__file__).parents[3] / "docs/data.md").read_text()
+    assert not [vendor for vendor in VENDORS if f"**{vendor.removesuffix(', microseconds')}" not in recipes]

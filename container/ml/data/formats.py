@@ -10,7 +10,7 @@ from ml.data.cells import to_numbers
 from ml.data.columns import Choice, Reading, Table, chosen_columns, name_of
 from ml.data.rows import Mended, Rows, settled, with_mid
 from ml.data.stored_tables import JSON_OBJECTS, FeatherTable, ParquetTable, json_table
-from ml.data.text_tables import NoTable, TextTable
+from ml.data.text_tables import NoTable, TextTable, foreseen_lines
 from ml.data.times import NoTimes, Times, to_times
 from ml.data.unpacking import Content
 from ml.errors import UserError, printable
@@ -82,14 +82,17 @@ def foreseen_in(content: Content) -> tuple[int, int]:
     """About how many rows a file has and how many bytes of memory reading them takes, before they are read.
 
     Raises:
-        NoTable: it is none.
         UserError: it is damaged.
     """
     if _is_json(content):
         size = content.size()
         return size // _JSON_ROW, size * JSON_OBJECTS
-    table = opened(content, NO_LIMIT)
-    return table.rows, table.rows * (_ROW_BYTES + (_TEXT_BYTES if isinstance(table, TextTable) else 0))
+    if content.head.startswith((b"PAR1", b"ARROW1")):
+        table = ParquetTable if content.head.startswith(b"PAR1") else FeatherTable
+        rows = table(content, NO_LIMIT).rows
+        return rows, rows * _ROW_BYTES
+    rows = foreseen_lines(content)
+    return rows, rows * (_ROW_BYTES + _TEXT_BYTES)
 
 
 def file_part(content: Content, how: Reading, first: int | None, last: int | None, room: int) -> Part:

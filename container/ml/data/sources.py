@@ -189,7 +189,7 @@ def foreseen(files: list[ChannelFile]) -> tuple[int, int]:
             for content in contents(file.name, file.path):
                 more_rows, more_bytes = foreseen_in(content)
                 rows, size = rows + more_rows, size + more_bytes
-        except (UserError, NoTable):
+        except UserError:
             continue
     return rows, size
 

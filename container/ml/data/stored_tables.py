@@ -21,7 +21,6 @@ _SAMPLE = 100  # rows
 
 
 class _Stored:
-    row_word = "row"
     problems: list[str]
     names: list[str] | None
 

@@ -24,7 +24,7 @@ from ml.data.unpacking import Content, reading
 from ml.errors import UserError, one_line, printable
 
 _HEAD = 1 << 18  # bytes in which everything about a file is found out
-_SAMPLE = 200  # lines
+_SAMPLE = 100  # lines
 _BLOCK = 1 << 20  # bytes read at a time; a line must be shorter
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 _TOLD = 3  # broken lines that are shown
@@ -42,6 +42,13 @@ _BOMS = (
 
 class NoTable(Exception):
     """A file's content is no table of prices; the message says what it looks like."""
+
+
+def foreseen_lines(content: Content) -> int:
+    """About how many lines a text file has, before it is read."""
+    head = _begin(content)
+    with reading(content.name):
+        return int(content.size() * max(1, head.count(b"\n"), head.count(b"\r")) / max(1, len(head)))
 
 
 class Layout(NamedTuple):
@@ -78,14 +85,9 @@ class TextTable:
         UserError: it is empty or damaged.
     """
 
-    row_word = "line"
-
     def __init__(self, content: Content, room: int):
         self.content, self._room = content, room
-        with reading(content.name), content.open() as stream:
-            head = stream.read(_HEAD)
-            while len(head) < _HEAD and (more := stream.read(_HEAD - len(head))):
-                head += more
+        head = _begin(content)
         if not head.strip(b"\0 \t\r\n"):
             raise UserError(f"{content.name} is empty; send a whole file")
         self.encoding = _encoding(head)
@@ -99,8 +101,6 @@ class TextTable:
         self.width = self.layout.width
         self.kind = f"text with {_NAMES[self.layout.delimiter]}" if self.layout.delimiter != "," else "CSV"
         self.problems = list[str]()
-        self._broken = 0
-        self._mean_line = max(1, len(head) / max(1, len(lines)))
 
     @property
     def header(self) -> str:
@@ -120,10 +120,8 @@ class TextTable:
 
         batches, size = [], 0
         with reading(self.content.name), body:
-            first = body.read(_BLOCK)
-            if not first.strip():
+            if not body.skip_blank_lines():
                 return [pa.chunked_array([], pa.string()) for _ in numbers]
-            body.put_back(first)
             try:
                 reader = pa_csv.open_csv(
                     pa.PythonFile(body, "r"),
@@ -134,7 +132,6 @@ class TextTable:
                     pa_csv.ConvertOptions(
                         include_columns=[names[number] for number in numbers],
                         column_types=dict.fromkeys(names, pa.string()),
-                        check_utf8=False,
                     ),
                 )
                 for batch in reader:
@@ -148,12 +145,13 @@ class TextTable:
             except pa.ArrowInvalid as error:
                 if "truncated" in str(error).lower() or "zstd" in str(error).lower():
                     raise
+                if self.encoding == "utf-8" and "UTF8" in str(error):
+                    self.encoding = "latin-1"  # which the first bytes did not show
+                    return self.columns(numbers)
                 self._explain(error)
                 return [pa.chunked_array([], pa.string()) for _ in numbers]
         table = pa.Table.from_batches(batches, reader.schema)
-        self._broken = broken
-        spans = body.quotes and body.lines not in (table.num_rows + broken, table.num_rows + broken - 1)
-        if broken or spans:
+        if broken or (body.quotes and body.lines != table.num_rows + broken):  # a quote may span lines
             self._find_broken_lines()
         return [table.column(names[number]) for number in numbers]
 
@@ -165,12 +163,6 @@ class TextTable:
             if good == row:
                 return f'line {number:,} ("{_shown(text)}")'
         return f"row {row + 1:,}"
-
-    @property
-    def rows(self) -> int:
-        """About how many rows there are, before they are read."""
-        with reading(self.content.name):
-            return int(self.content.size() / self._mean_line)
 
     def _records(self) -> Iterator[tuple[int, str, list[str], bool]]:
         """Number, text and fields of each line with data, and whether it is one line."""
@@ -241,15 +233,25 @@ class _Body:
         )
         self._bom = encoding == "utf-8-sig"
         self._skipped, self._end = skipped, line_end.encode()
-        self._ready, self.closed = b"", False
-        self.lines = self.quotes = 0
+        self._ready, self._ended, self.closed = b"", True, False
+        self.quotes = self._line_ends = 0
 
     def read(self, size: int = -1) -> bytes:
         piece, self._ready = self._ready or self._next(size), b""
         return piece
 
-    def put_back(self, piece: bytes) -> None:
-        self._ready = piece
+    @property
+    def lines(self) -> int:
+        """How many lines were read, the last one included where it has no line end."""
+        return self._line_ends + (not self._ended)
+
+    def skip_blank_lines(self) -> bool:
+        """Passes over blocks without a row; returns whether there is one behind them."""
+        while not self._ready.strip():
+            self._ready = self._next(_BLOCK)
+            if not self._ready:
+                return False
+        return True
 
     def _next(self, size: int) -> bytes:
         while piece := self._stream.read(size):
@@ -261,7 +263,8 @@ class _Body:
                 piece, self._skipped = piece[at + 1 :], self._skipped - 1
             if self._skipped or not piece:
                 continue
-            self.lines += piece.count(self._end)
+            self._line_ends += piece.count(self._end)
+            self._ended = piece.endswith(self._end)
             self.quotes += piece.count(b'"') + piece.count(b"'")
             return piece
         return b""
@@ -278,6 +281,15 @@ class _Body:
 
     def __exit__(self, *error) -> None:
         self.close()
+
+
+def _begin(content: Content, most: int = _HEAD) -> bytes:
+    """The first bytes, as many as a stream gives."""
+    head = b""
+    with reading(content.name), content.open() as stream:
+        while len(head) < most and (more := stream.read(most - len(head))):
+            head += more
+    return head
 
 
 def _encoding(head: bytes) -> str:
@@ -348,10 +360,10 @@ def _with_header(lines, rows, typed, begin: int, delimiter: str, quote: str) -> 
     names = [name.strip() for name in rows[header]]
     if lines[header].startswith("#"):
         names[0] = names[0].lstrip("# ")
-    first = header  # some programs write a header of several lines
-    while may_be_header(first - 1) and len(rows[first - 1]) == len(names) and not lines[first - 1].startswith("#"):
-        first -= 1
-    if first < header:
+    first = header
+    if not any(names[1:]):  # yfinance names the columns above the index
+        while may_be_header(first - 1) and len(rows[first - 1]) == len(names):
+            first -= 1
         cells = zip(*rows[first : header + 1], strict=True)
         names = [" / ".join(dict.fromkeys(cell.strip() for cell in column if cell.strip())) for column in cells]
     if width == len(names) + 1 and all(len(fields) == width and not fields[-1] for fields in data):

@@ -242,6 +242,14 @@ def test_trades_are_put_into_bars_where_that_is_asked_for(tmp_path):
     assert frame.index.tolist() == list(pd.to_datetime(["2024-01-02 00:00", "2024-01-02 00:02"], utc=True))
 
 
+def test_other_letters_far_behind_are_no_trouble(tmp_path):
+    frame = prices(9000)
+    text = lines(frame, lambda time, price: f"{time.isoformat()}Z,{price},plain text", "dt,mid,note").encode()
+    assert len(text) > 1 << 18
+    assert_holds(read(tmp_path, text.replace(b"plain text\n", b"\xa3\n")[:-2] + b"\xe9\n"), frame)
+    assert_holds(read(tmp_path, text[:-5] + b"\xe9\n"), frame)
+
+
 # Local times
 
 

@@ -55,6 +55,7 @@ REFUSED = {
     "a comma between thousands": (changed(5, f"{T},1,000.50"), {}, r"line 5 has 3 fields .*; a comma between thousands\? write 1000\.50"),
     "decimal commas": (PLAIN.replace(".", ","), {}, r"line 2 has 3 fields .*a decimal comma\? write 100\.38, .*so do 89 other lines"),
     "a quote that is not closed": (PLAIN.replace("dt,mid", "dt,x,mid").replace(",1", ",a,1").replace("04:00Z,a", '04:00Z,"a'), {}, r'line 6 opens a quote that it does not close: "2024-01-20T00:04:00Z,""?a,1'),
+    "a quote, and no end of line": ("dt,x,mid\n2024-01-20T00:00Z,a,1\n2024-01-20T00:01Z,\"a,2\n2024-01-20T00:02Z,\"a,3\n2024-01-20T00:03Z,a,4", {}, r"line 3 opens a quote"),
     "a second header": (PLAIN + PLAIN, {}, r'the header comes again in 1 of 181 rows, the first at line 92 \("dt,mid"\); remove it there'),
     "blank lines are counted": ("\n\n" + changed(5, f"{T},x").replace("\n", "\n\n"), {}, r'mid is no number in 1 of 90 rows, the first at line 11 \("2024-01-20T00:03:00Z,x"\): received "x"'),
     # columns

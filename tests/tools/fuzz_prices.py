@@ -36,7 +36,6 @@ def told():
         yield
     except UserError as error:
         assert len(str(error).strip()) > 10, f"a message that says nothing: {error!r}"
-        assert len(str(error)) < 1500, f"a message that nobody sees the end of: {error!r}"
 
 
 @st.composite
@@ -68,7 +67,11 @@ def history_of(folder: Path, name: str, content: bytes, **how) -> pd.DataFrame |
         other.unlink()
     (channel / name).write_bytes(content)
     with told():
-        history = read_channel(channel, how=Reading(**how))
+        try:
+            history = read_channel(channel, how=Reading(**how))
+        except UserError as error:
+            assert len(str(error)) <= 1024, f"SageMaker shows no more than 1024 characters of {error!r}"
+            raise
         assert "\n" not in str(history.understood) and json.dumps(history.understood.as_json())
         return a_history(history.frame)
     return None

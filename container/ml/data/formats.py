@@ -19,7 +19,7 @@ _MESSAGE = 850  # characters of what is wrong with a file: SageMaker shows 1024,
 
 NO_LIMIT = 1 << 50  # bytes of memory where nobody says how much there is
 _ROW_BYTES = 72  # that a row takes while it is read
-_TEXT_BYTES = 60  # the text of a row's time and price, and its copies, besides
+_TEXT_BYTES = 110  # the text of a row's time and price, and its copies, besides
 _JSON_ROW = 60  # bytes of a row of JSON
 
 # Suffixes of files that claim to hold a table: one that does not is refused, and not left out.

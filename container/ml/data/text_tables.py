@@ -145,9 +145,6 @@ class TextTable:
             except pa.ArrowInvalid as error:
                 if "truncated" in str(error).lower() or "zstd" in str(error).lower():
                     raise
-                if self.encoding == "utf-8" and "UTF8" in str(error):
-                    self.encoding = "latin-1"  # which the first bytes did not show
-                    return self.columns(numbers)
                 self._explain(error)
                 return [pa.chunked_array([], pa.string()) for _ in numbers]
         table = pa.Table.from_batches(batches, reader.schema)
@@ -204,8 +201,9 @@ class TextTable:
             more = f"; so do {len(broken) - 1:,} other lines" if len(broken) > 1 else ""
             repeated = fields == self.layout.names
             hint = "; remove the second header" if repeated else _comma_hint(self.layout.delimiter, fields, self.width)
+            count = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
             self.problems.append(
-                f'line {number:,} has {len(fields)} fields where {where} {self.width}: "{_shown(text)}"{hint}{more}'
+                f'line {number:,} has {count} where {where} {self.width}: "{_shown(text)}"{hint}{more}'
             )
         if spanning:
             number, text = spanning[0]
@@ -228,10 +226,8 @@ class _Body:
 
     def __init__(self, content: Content, encoding: str, skipped: int, line_end: str):
         self._stream = content.open()
-        self._decoder = (
-            None if encoding in ("utf-8", "utf-8-sig") else codecs.getincrementaldecoder(encoding)("replace")
-        )
-        self._bom = encoding == "utf-8-sig"
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._may_pass = encoding == "utf-8"
         self._skipped, self._end = skipped, line_end.encode()
         self._ready, self._ended, self.closed = b"", True, False
         self.quotes = self._line_ends = 0
@@ -255,10 +251,8 @@ class _Body:
 
     def _next(self, size: int) -> bytes:
         while piece := self._stream.read(size):
-            if self._decoder:
-                piece = self._decoder.decode(piece).encode()
-            if self._bom:
-                piece, self._bom = piece.removeprefix(codecs.BOM_UTF8), False
+            if not (self._may_pass and piece.isascii() and not self._decoder.getstate()[0]):
+                piece = self._decoder.decode(piece).encode()  # bytes that are no UTF-8 become a sign of their own
             while self._skipped and (at := piece.find(self._end)) >= 0:
                 piece, self._skipped = piece[at + 1 :], self._skipped - 1
             if self._skipped or not piece:

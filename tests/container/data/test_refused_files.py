@@ -51,7 +51,7 @@ REFUSED = {
     "rows of Bitfinex": ({"p.json": str([[1704153600000 + i * 60000, 5, 6, 7, 4, 1] for i in range(9)])}, {}, r"there is no header: its rows are lists; set time_column and price_column"),
     # lines
     "too many fields": (changed(5, f"{T},1,2,3"), {}, rf'p\.csv: line 5 has 4 fields where the header \(line 1\) has 2: "{T},1,2,3"'),
-    "too few": (changed(5, T), {}, rf'line 5 has 1 fields where the header \(line 1\) has 2: "{T}"'),
+    "too few": (changed(5, T), {}, rf'line 5 has 1 field where the header \(line 1\) has 2: "{T}"'),
     "a comma between thousands": (changed(5, f"{T},1,000.50"), {}, r"line 5 has 3 fields .*; a comma between thousands\? write 1000\.50"),
     "decimal commas": (PLAIN.replace(".", ","), {}, r"line 2 has 3 fields .*a decimal comma\? write 100\.38, .*so do 89 other lines"),
     "a quote that is not closed": (PLAIN.replace("dt,mid", "dt,x,mid").replace(",1", ",a,1").replace("04:00Z,a", '04:00Z,"a'), {}, r'line 6 opens a quote that it does not close: "2024-01-20T00:04:00Z,""?a,1'),

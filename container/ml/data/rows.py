@@ -194,7 +194,7 @@ def _order(
     if not repeats:
         contradicting = np.flatnonzero(again & ~same)
         if len(contradicting):
-            clock = "" if newest_first else _set_back(times, rows.naive, place)
+            clock = _set_back(times, rows.naive, place)
             return None, [clock or _contradiction(ranked, contradicting, times, values, place)]
         ranked = ranked[np.r_[True, ~same]]
         mended.repeated += int(same.sum())
@@ -204,7 +204,7 @@ def _order(
         newest_first, in_file, steps = True, in_file[::-1], -steps[::-1]
     if (steps < 0).any():
         row = int(np.argmax(steps < 0)) + 1
-        clock = "" if newest_first else _set_back(times, rows.naive, place)
+        clock = _set_back(times, rows.naive, place)
         return None, [
             clock
             or f"times go backwards in {int((steps < 0).sum()):,} of {len(times):,} rows, the first at "
@@ -216,6 +216,9 @@ def _order(
 
 def _set_back(times: np.ndarray, naive: bool, place) -> str:
     """The sentence about times that go back by up to an hour now and then, as local ones do in autumn; or nothing."""
+    last = len(times) - 1
+    newest_first = times[0] > times[last]
+    times = times[::-1] if newest_first else times
     steps = np.diff(times)
     back = np.flatnonzero(steps < 0)
     if not naive or not len(back) or len(back) > 1 + len(times) // 1000 or steps[back].min() < -_HOUR:
@@ -224,8 +227,9 @@ def _set_back(times: np.ndarray, naive: bool, place) -> str:
     moments = pd.DatetimeIndex(times[row - 1 : row + 1].view("datetime64[ns]"))
     if moments[1].hour > 4 and moments[0].hour > 4:
         return ""
+    where = place(last - row if newest_first else row)
     return (
-        f"times go back from {moments[0]} to {moments[1]} at {place(row)}, as local times do when clocks are set back; "
+        f"times go back from {moments[0]} to {moments[1]} at {where}, as local times do when clocks are set back; "
         "set timezone to where they belong, such as timezone=Europe/Berlin, and no hour is lost"
     )
 

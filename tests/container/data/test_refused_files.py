@@ -80,6 +80,7 @@ REFUSED = {
     "numbers that are no times": (lines(FRAME, lambda t, p: f"{t.minute},{p}", "dt,mid"), {}, r"dt holds numbers such as \d+, which are no times since 1970 .*set time_column, or time_format"),
     "milliseconds, then microseconds": ("dt,mid\n1704153600000,5\n1704153660000000,6\n", {}, r"dt is no time in milliseconds since 1970 in 1 of 2 rows, the first at line 3"),
     "clocks are set back": ("dt,mid\n2023-10-29 02:00,5\n2023-10-29 02:59,6\n2023-10-29 02:00,7\n2023-10-29 02:59,7\n", {}, r"times go back from 2023-10-29 02:59:00 to 2023-10-29 02:00:00 at line 4 .*set timezone"),
+    "clocks are set back, newest first": ("dt,mid\n2023-10-29 02:59,5\n2023-10-29 02:00,6\n2023-10-29 02:59,7\n2023-10-29 02:00,7\n", {}, r"times go back from 2023-10-29 02:59:00 to 2023-10-29 02:00:00 at line 3 .*set timezone"),
     "an hour that comes once": ("dt,mid\n2023-10-29 01:30,5\n2023-10-29 02:30,6\n2023-10-29 03:30,7\n", {"timezone": "Europe/Berlin"}, r"dt could be either of two hours in Europe/Berlin .* in 1 of 3 rows, the first at line 3 .*write these times in UTC"),
     "an hour that is skipped": ("dt,mid\n2024-03-31 01:30,5\n2024-03-31 02:30,6\n", {"timezone": "Europe/Berlin"}, r"dt does not exist in Europe/Berlin \(clocks were set on\) in 1 of 2 rows, the first at line 3"),
     "rows in no order": ("\n".join([HEADER, *LINES[50:], *LINES[:50]]), {}, r"times go backwards in 1 of 90 rows, the first at line 42 .*; sort the rows by their time"),

@@ -27,7 +27,7 @@ _HEAD = 1 << 18  # bytes in which everything about a file is found out
 _SAMPLE = 100  # lines
 _BLOCK = 1 << 20  # bytes read at a time; a line must be shorter
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
-_TOLD = 3  # broken lines that are shown
+_TAKES = 3  # times the text of its columns, what a file takes in memory before it is a history
 
 _SEP = re.compile(r'\ufeff?"?sep=(.)"?', re.IGNORECASE)  # the first line of files made for Excel
 
@@ -137,7 +137,7 @@ class TextTable:
                 for batch in reader:
                     batches.append(batch)
                     size += batch.nbytes
-                    if size > self._room:
+                    if _TAKES * size > self._room:
                         raise UserError(
                             f"{self.content.name} has more than {sum(map(len, batches)):,} rows, for which there "
                             f"is no memory ({self._room / 1e9:.2f} GB are left to it); use a larger instance"

@@ -1,6 +1,7 @@
 """Where prices come from: a key in KYDB, or the files of a channel."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ml.data.unpacking import contents
 from ml.databases import TIMEOUT, connect, exists, patiently
 from ml.errors import UserError, one_line, redacted
 
+_SECONDS_BETWEEN_LINES = 5.0
 _FOUND = 5  # names of files in a message
 
 
@@ -93,7 +95,13 @@ def _missing_key(db, url: str, key: str, error: KeyError) -> str:
 
 
 def read_channel(
-    folder: Path, start=None, end=None, how: Reading | None = None, *, room: int = NO_LIMIT, say=print
+    folder: Path,
+    start=None,
+    end=None,
+    how: Reading | None = None,
+    *,
+    room: int = NO_LIMIT,
+    say: Callable[[str], None] = print,
 ) -> History:
     """The history in a channel's files, whatever format they are of, checked; sub-folders too.
 
@@ -109,11 +117,18 @@ def read_channel(
         UserError: there is no such file, one cannot be read, or together they are no price history.
     """
     listing = list_channel(folder, say)
-    return read_files(listing, start, end, how, source=f"channel {folder.name}", room=room)
+    return read_files(listing, start, end, how, source=f"channel {folder.name}", room=room, say=say)
 
 
 def read_files(
-    listing: Listing, start=None, end=None, how: Reading | None = None, *, source: str, room: int = NO_LIMIT
+    listing: Listing,
+    start=None,
+    end=None,
+    how: Reading | None = None,
+    *,
+    source: str,
+    room: int = NO_LIMIT,
+    say: Callable[[str], None] = print,
 ) -> History:
     """The history in files, which may come in any order and repeat each other's rows, but not contradict them.
 
@@ -124,26 +139,60 @@ def read_files(
         how: what the settings say about them; None: everything is found out.
         source: what they are called together, for messages.
         room: bytes of memory that reading may take.
+        say: is told of long waits.
 
     Raises:
         UserError: one cannot be read, or together they are no price history.
     """
     how = how or Reading()
-    first, last = bounds(start, end)
-    parts, problems, left_out = list[Part](), list[str](), list(listing.left_out)
-    whole = {}
     rows, size = foreseen(listing.files)
     if size > room:
         raise UserError(
             f"{source}: reading about {rows:,} rows takes {size / 1e9:.2f} GB of memory and {max(room, 0) / 1e9:.2f} "
             "GB are left; use a larger instance or fewer files"
         )
-    for file in listing.files:
+    left_out = list(listing.left_out)
+    try:
+        parts = _parts(listing.files, how, bounds(start, end), room, left_out, say)
+    except UserError as error:
+        raise UserError(f"{source}, {error}") from None
+    if not parts:
+        found = ", ".join(left_out[:_FOUND]) or "nothing"
+        raise UserError(f"{source} has no price files: it must hold CSV, Parquet, Feather or JSON files, found {found}")
+    understood = _together([part for _, part in parts], source)
+    understood.left_out = left_out
+    understood.files = [
+        {"name": file.name, "bytes": file.path.stat().st_size, "sha256": _sha256(file.path)}
+        for file in dict.fromkeys(file for file, _ in parts)
+    ]
+    frame = joined([part for _, part in parts], source, understood.mended, repeats=bool(how.resample))
+    if not len(frame):
+        raise UserError(f"{understood.source} {_why_empty([part for _, part in parts], understood.mended)}")
+    return finished(frame, understood, how.resample)
+
+
+def _parts(
+    files: list[ChannelFile],
+    how: Reading,
+    span: tuple[int | None, int | None],
+    room: int,
+    left_out: list[str],
+    say: Callable[[str], None],
+) -> list[tuple[ChannelFile, Part]]:
+    """The rows of each file, and of each member of an archive; files that hold no prices are added to `left_out`.
+
+    Raises:
+        UserError: what is wrong with all files, as far as it fits into a line.
+    """
+    parts, problems, told = [], [], time.monotonic()
+    for number, file in enumerate(files):
+        if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            say(f"read {number:,} of {len(files):,} files")
         try:
             for content in contents(file.name, file.path):
                 try:
-                    parts.append(file_part(content, how, first, last, room))
-                    whole[file.name] = file.path
+                    parts.append((file, file_part(content, how, *span, room)))
                 except NoTable as error:
                     if claims_prices(content.name):
                         raise UserError(f"{content.name} cannot be read: {error}") from None
@@ -151,19 +200,8 @@ def read_files(
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError(f"{source}, {bounded(problems)}")
-    if not parts:
-        found = ", ".join(left_out[:_FOUND]) or "nothing"
-        raise UserError(f"{source} has no price files: it must hold CSV, Parquet, Feather or JSON files, found {found}")
-    understood = _together(parts, source)
-    understood.left_out = left_out
-    understood.files = [
-        {"name": name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in whole.items()
-    ]
-    frame = joined(parts, source, understood.mended, repeats=bool(how.resample))
-    if not len(frame):
-        raise UserError(f"{understood.source} {_why_empty(parts, understood.mended)}")
-    return finished(frame, understood, how.resample)
+        raise UserError(bounded(problems))
+    return parts
 
 
 def _why_empty(parts: list[Part], mended: Mended) -> str:

@@ -18,7 +18,7 @@ import pytest
 from ml.data.columns import Reading
 from ml.data.formats import file_part
 from ml.data.listing import list_channel
-from ml.data.sources import foreseen, read_files
+from ml.data.sources import foreseen, read_channel, read_files
 from ml.data.unpacking import contents
 from ml.errors import UserError
 from price_files import ROWS, assert_holds, channel, iso, lines, prices, read
@@ -379,3 +379,10 @@ def test_reading_stops_where_there_is_no_memory(tmp_path):
 def test_every_source_that_is_tested_has_a_recipe():
     recipes = (Path(__file__).parents[3] / "docs/data.md").read_text()
     assert not [vendor for vendor in VENDORS if f"**{vendor.removesuffix(', microseconds')}" not in recipes]
+
+
+def test_many_files_are_told_while_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("ml.data.sources._SECONDS_BETWEEN_LINES", -1)
+    said = []
+    read_channel(channel(tmp_path, {"a.csv": iso(FRAME[:45]), "b.csv": iso(FRAME[45:])}), say=said.append)
+    assert said == ["read 0 of 2 files", "read 1 of 2 files"]

@@ -21,7 +21,7 @@ from ml.log import say
 from ml.platform.failure import failures_reported
 from ml.platform.hardware import find_instance
 from ml.platform.job import Job, base_folder, read_job
-from ml.platform.memory import check_memory
+from ml.platform.memory import available_memory, check_memory
 from ml.platform.stop import StopSignal
 from ml.settings import Settings, parse_settings
 
@@ -40,7 +40,7 @@ def main() -> None:
         try:
             if target:
                 target.check(settings, given_up=stop)
-            history = labelled_prices(settings, job.channels, given_up=stop)
+            history, understood = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
         except UserError:
             if not stop():  # which ends the waiting for a KYDB that does not answer
                 raise
@@ -49,9 +49,9 @@ def main() -> None:
             return
         folds = folds_of(history, settings)
         check_memory(settings, len(history))
-        say(described_prices(history))
+        say(described_prices(history, understood.rows))
         say(described_folds(folds))
-        data = price_facts(history) | rows_of_parts(folds)
+        data = price_facts(history) | rows_of_parts(folds) | {"source": understood.as_json()}
         record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
         instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
         record["device"] = instance.description

@@ -11,6 +11,7 @@ import json
 import math
 import operator
 import re
+import zoneinfo
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
@@ -195,7 +196,41 @@ class Settings:
         "/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history", changes_weights=False
     )
     prices_channel: str = _setting(
-        "train", "channel with CSV or Parquet files, read where prices_db is empty", changes_weights=False
+        "train",
+        "channel with CSV, Parquet, Feather or JSON files, read where prices_db is empty",
+        changes_weights=False,
+    )
+    time_column: str = _setting(
+        "",
+        "column of the times in the channel's files: a name, or a number from 1; of a day and a time of day: "
+        "Date+Time; empty: found by its name",
+        changes_weights=False,
+    )
+    price_column: str = _setting(
+        "",
+        "column of the price: a name, or a number from 1; empty: mid, bid and ask, or the close, found by their names",
+        changes_weights=False,
+    )
+    bid_column: str = _setting(
+        "", "column of the bid, with ask_column; empty: as price_column says", changes_weights=False
+    )
+    ask_column: str = _setting(
+        "", "column of the ask, with bid_column; empty: as price_column says", changes_weights=False
+    )
+    time_format: str = _setting(
+        "",
+        "how the times are written, such as %d/%m/%Y %H:%M, or s, ms, us, ns since 1970; empty: found out",
+        changes_weights=False,
+    )
+    timezone: str = _setting(
+        "UTC",
+        "zone of times that are written without one, such as Europe/Berlin or Etc/GMT+5 (5 hours west)",
+        changes_weights=False,
+    )
+    resample: str = _setting(
+        "",
+        "length of a bar, of which the last price is kept, such as 1min, 30s or 1h; empty: every row is a bar",
+        changes_weights=False,
     )
     start_date: datetime | None = _setting(
         None, "first day or time used (UTC); empty: the first there is", changes_weights=False
@@ -329,6 +364,27 @@ def parse_time(text: str, *, end: bool = False) -> datetime:
         raise ValueError("a date such as 2020-06-01 or 2020-06-01T12:30") from None
 
 
+def _check_zone(text: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):  # ValueError, OSError: no name of a file
+        raise ValueError("the IANA name of a zone, such as UTC, Europe/Berlin or America/New_York") from None
+    return text
+
+
+def _check_bar(text: str) -> str:
+    if text and not re.fullmatch(r"([1-9]\d{0,5})?(ms|s|sec|min|m|h|d)", text.lower()):
+        raise ValueError("a bar's length, such as 30s, 1min, 5min, 1h or 1d")
+    return text.lower()
+
+
+def _check_time_format(text: str) -> str:
+    if text and text not in ("s", "ms", "us", "ns") and not re.search(r"%[YyDcxsG]", text):
+        raise ValueError("a form with a year, such as %d/%m/%Y %H:%M, or s, ms, us or ns")
+    return text
+
+
+_CHECKS = {"timezone": _check_zone, "resample": _check_bar, "time_format": _check_time_format}
 _PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}
 
 
@@ -352,6 +408,8 @@ def parse_value(name: str, value: Any) -> Any:
     try:
         if name in ("start_date", "end_date"):
             parsed: Any = parse_time(text, end=name == "end_date") if text else None
+        elif name in _CHECKS:
+            parsed = _CHECKS[name](text)
         else:
             parsed = _PARSERS[field.type](text)
     except ValueError as expected:
@@ -420,6 +478,12 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
         problems.append(
             f"hyperparameter start_date must be before end_date, received "
             f"{hyperparameters['start_date']!r} and {hyperparameters['end_date']!r}"
+        )
+    if bool(values.get("bid_column")) != bool(values.get("ask_column")):
+        given, other = ("bid", "ask") if values.get("bid_column") else ("ask", "bid")
+        problems.append(
+            f"hyperparameter {given}_column needs {other}_column too, received {given}_column="
+            f"{values[f'{given}_column']!r} alone; set both, or price_column"
         )
     if values.get("patience") and values.get("validation_fraction") == 0:
         problems.append(

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import botocore.exceptions
-from place.base import FINAL, status_of
-from place.record import RECORD, TUNING_RECORD, DamagedRecord, is_locked, read_record
 
 from account.setup import Aws, aws_code
 from ml.errors import UserError, redacted
+from place.base import FINAL, status_of
+from place.record import RECORD, TUNING_RECORD, DamagedRecord, is_locked, read_record
 
 _PREFIXES = {"jobs": "results", "inputs": "inputs", "checkpoints": "checkpoints"}
 _SPANS = {"d": 1, "w": 7, "m": 30, "y": 365}

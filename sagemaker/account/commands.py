@@ -7,22 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import click
-from build import build_training_request, build_tuning_request, read_yaml
-from console import print_json, print_table, remark, say
-from options import SETTINGS_FILES, json_option, place_options, request_argument, request_options
-from place.aws import AwsPlace
-from rules import check
 
 import account.clean as cleaning
 import account.schedule as schedules
 import account.setup as setting_up
-from account.doctor import WRONG, Finding, examined
+from account.doctor import WRONG, Finding, examined, told
 from account.template import Access, account_template, endpoints, permissions, template_text
+from build import build_training_request, build_tuning_request, read_yaml
+from console import print_json, print_table, remark, say
 from ml.errors import UserError
+from options import SETTINGS_FILES, json_option, place_options, request_argument, request_options
+from place.aws import AwsPlace
 from request import TUNING, operation_of
+from rules import check
 
 # Of the options of a request those that say where it runs and how it is followed; here it is SageMaker.
-_ELSEWHERE = {"place_name": "aws", "docker_network": "", "sample_rows": None, "dry_run": False, "detach": False}
+_ELSEWHERE = {
+    "place_name": "aws",
+    "docker_network": "",
+    "sample_rows": None,
+    "dry_run": False,
+    "detach": False,
+    "no_doctor": False,
+}
 _SEARCH = {"max_jobs": None, "max_parallel": None, "strategy": None, "parents": ()}
 
 
@@ -117,6 +124,13 @@ def _write_settings(context: click.Context, place: AwsPlace, found: dict[str, st
         say("no image is in the repository yet: make image, then: launch push")
 
 
+def remember_image(context: click.Context, uri: str) -> None:
+    """Writes a pushed image's URI into the settings file that is in use; none is made for it."""
+    path = settings_path(context)
+    if path.exists() and setting_up.write_settings(path, {"image": uri}):
+        remark(f"wrote image: {uri} to {path}")
+
+
 def settings_path(context: click.Context) -> Path:
     """The settings file that the launcher reads, or would read once it is there."""
     chosen = context.find_root().params.get("settings_file")
@@ -145,7 +159,8 @@ def doctor(request_file, as_json, **options):
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:
-        print_findings(findings)
+        for finding in findings:
+            say(f"{finding.state}: {told(finding)}")
     sys.exit(any(finding.state == WRONG for finding in findings))
 
 
@@ -153,13 +168,6 @@ def _findings(request_file: Path, options: dict[str, Any]) -> Iterable[Finding]:
     request, place = _request_and_place(request_file, options)
     check(request, place.problems_with)
     return examined(place, request)
-
-
-def print_findings(findings: Iterable[Finding]) -> None:
-    """Prints a line for each finding."""
-    for finding in findings:
-        cure = f"; mend it with: {finding.cure}" if finding.cure else ""
-        say(f"{finding.state}: {finding.what}: {finding.text}{cure}")
 
 
 # schedule

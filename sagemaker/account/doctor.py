@@ -51,6 +51,12 @@ class Finding(NamedTuple):
     cure: str = ""
 
 
+def told(finding: Finding) -> str:
+    """A finding as one line."""
+    cure = f"; mend it with: {finding.cure}" if finding.cure else ""
+    return f"{finding.what}: {finding.text}{cure}"
+
+
 class _Wrong(Exception):
     """Something is wrong: its text and its cure."""
 

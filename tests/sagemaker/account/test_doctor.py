@@ -1,14 +1,15 @@
 """The doctor, with one thing broken at a time."""
 
 import json
+from pathlib import Path
 
 import boto3
 import pytest
-from place.aws import AwsPlace
 
 from account.doctor import OK, UNKNOWN, WRONG, examined
 from account.setup import outputs
 from moto_account import ACCOUNT, CPU_IMAGE, REGION, put_image, quotas, refuse
+from place.aws import AwsPlace
 
 SPOT = {"EnableManagedSpotTraining": True}
 GPU = {"ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30}}
@@ -95,7 +96,7 @@ BROKEN = {
         lambda aws: allow_simulator(aws, "ecr:BatchGetImage"),
         {},
         "permissions",
-        f"may not: ecr:BatchGetImage on arn:aws:ecr:eu-west-1:{ACCOUNT}:repository/position-trainer (to pull the image)",
+        f"may not: ecr:BatchGetImage on arn:aws:ecr:eu-west-1:{ACCOUNT}:repository/position-trainer (to pull",
         "launch setup",
     ),
     "a KYDB that the role may not write": (
@@ -291,3 +292,42 @@ def test_an_image_for_several_machines_is_taken_apart(ready, request_of):
 
 def test_the_cheap_ones_are_what_train_looks_at(ready, request_of):
     assert list(findings(ready, request_of(), cheap=True)) == ["credentials", "role", "bucket", "image"]
+
+
+def options_of(aws):
+    made = outputs(aws)
+    return (
+        "--on", "aws", "--name", "one", "--bucket", made["Bucket"], "--image", f"{made['Repository']}:1",
+        "--prices", "s3://prices/history/",
+    )  # fmt: skip
+
+
+def test_train_starts_nothing_where_a_cheap_look_finds_something_wrong(ready, launch):
+    missing = f"arn:aws:iam::{ACCOUNT}:role/nobody"
+    code, _, err = launch("train", *options_of(ready), "--role", missing)
+    assert code == 1
+    assert err.splitlines() == [
+        "the request has 1 problem, nothing was started:",
+        "  role: there is no role nobody; mend it with: launch setup, or --role",
+    ]
+    assert ready.client("sagemaker").list_training_jobs()["TrainingJobSummaries"] == []
+    code, _, err = launch("train", *options_of(ready), "--role", outputs(ready)["Role"], "--detach")
+    assert code == 0, err
+
+
+def test_the_command_prints_a_line_for_each_look_and_fails_where_one_is_wrong(ready, launch, monkeypatch):
+    monkeypatch.setattr("account.commands.AwsPlace", lambda *_: place_like(ready))
+    arguments = [each for each in options_of(ready) if each not in ("--on", "aws")]
+    code, out, err = launch("doctor", *arguments, "--role", outputs(ready)["Role"])
+    assert code == 0, err
+    assert out.splitlines()[1] == f"ok: role: {role_name(ready)} exists, and SageMaker may assume it"
+    code, out, _ = launch("doctor", *arguments, "--role", outputs(ready)["Role"], "--spot", "--json")
+    assert code == 1
+    assert [each["what"] for each in json.loads(out) if each["state"] == WRONG] == ["quota"]
+
+
+def place_like(aws):
+    """The place whose clients are the fixture's, with what moto lacks."""
+    place = AwsPlace(Path("runs"), REGION)
+    place.client = aws.client
+    return place

@@ -171,3 +171,19 @@ def test_a_settings_file_of_another_form_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is not written as lines of NAME: VALUE"):
         setup.write_settings(path, {"role": "two"})
     assert path.read_text() == '{"role": "one"}'
+
+
+def test_a_tag_is_never_moved(cloud, launch, tmp_path, monkeypatch):
+    launch("setup")
+    uri = put_image(cloud, CPU_IMAGE, "0123456789ab")
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\n[ "$1" = image ] && echo sha256:0123456789abcdef\nexit 0\n'
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert launch("push")[:2] == (0, f"{uri}\n")  # it is there: nothing is pushed
+    assert (tmp_path / "calls").read_text() == "image\n"
+    code, _, err = launch("push", "--image", "position-trainer:0123456789ab")
+    assert code == 1
+    assert "its tag cannot be moved" in err

@@ -72,7 +72,7 @@ def _published_jobs(url: str, key: str) -> set[str] | None:
     from ml.databases import configure_aws, connect  # with kydb, which takes a moment
     from ml.settings import SETTINGS
 
-    folder = f"/model_versions/{(key or SETTINGS['model_key'].default).strip('/')}"
+    folder = f"/model_versions/{(key or str(SETTINGS['model_key'].default)).strip('/')}"
     try:
         configure_aws()
         db = connect(url)

@@ -56,5 +56,5 @@ def test_nothing_is_remembered_for_a_job_without_relative_dates(tmp_path):
 def test_a_damaged_day_is_told_and_not_guessed(tmp_path, content):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "first_day.json").write_text(content)
-    with pytest.raises(UserError, match=r"first_day\.json, which holds the day that start_date and end_date count from"):
+    with pytest.raises(UserError, match=r"first_day\.json, which holds the day that start_date"):
         dates.day_of_job({"end_date": "-1d"}, tmp_path, "one")

@@ -70,7 +70,9 @@ def _data_problem(data: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """Why the prices are less than those of the model under the key; empty where they are not."""
     rows, last = record.get("rows"), record.get("last")
     if rows and data["rows"] < _LEAST_ROWS * rows:
-        return f"the history has {data['rows']:,} rows and that of the model under the key had {rows:,}: prices are missing"
+        return (
+            f"the history has {data['rows']:,} rows, and that of the model under the key {rows:,}: prices are missing"
+        )
     if last and datetime.fromisoformat(data["last"]) < datetime.fromisoformat(last):
-        return f"the history ends at {data['last']} and that of the model under the key at {last}: prices are missing"
+        return f"the history ends at {data['last']}, and that of the model under the key at {last}: prices are missing"
     return ""

@@ -39,7 +39,8 @@ def test_the_same_model_is_not_better_and_not_worse():
 def test_pairing_leaves_out_what_both_models_find_hard():
     labels, known = rows(5000)
     paired = compared(sigmoid(2 * known), sigmoid(1.9 * known), labels, BLOCK).difference
-    alone = compared(sigmoid(2 * known), np.full(len(labels), 0.5), labels, BLOCK).difference  # 0.5 loses the same always
+    constant = np.full(len(labels), 0.5)  # loses the same on every row
+    alone = compared(sigmoid(2 * known), constant, labels, BLOCK).difference
     assert paired.high - paired.low < (alone.high - alone.low) / 4
 
 

@@ -13,6 +13,9 @@ from click.testing import CliRunner
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
 
+# One for all tests, since it reads the services' models, which are large, once.
+SESSION = boto3.Session(region_name=REGION, aws_access_key_id="nobody", aws_secret_access_key="nothing")
+
 
 class Account:
     """What the account package needs of a place; each service has one client, which a test may change."""
@@ -24,7 +27,7 @@ class Account:
 
     def client(self, service):
         if service not in self._clients:
-            self._clients[service] = boto3.client(service, region_name=self.region)
+            self._clients[service] = SESSION.client(service)
         return self._clients[service]
 
 
@@ -52,11 +55,16 @@ def cloud():
 
 
 @pytest.fixture
-def launch(tmp_path, monkeypatch):
-    """Runs a command in this process, in a folder of its own; returns (exit code, standard output, standard error)."""
+def launch(cloud, tmp_path, monkeypatch):
+    """Runs a command in this process, in a folder of its own and with the account's clients.
+
+    Returns (exit code, standard output, standard error).
+    """
     from launch import main
+    from place.aws import AwsPlace
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AwsPlace, "client", lambda _, service: cloud.client(service))
 
     def run(*arguments):
         result = CliRunner().invoke(main, list(map(str, arguments)))

@@ -1,7 +1,6 @@
 """The doctor, with one thing broken at a time."""
 
 import json
-from pathlib import Path
 
 import boto3
 import pytest
@@ -315,8 +314,7 @@ def test_train_starts_nothing_where_a_cheap_look_finds_something_wrong(ready, la
     assert code == 0, err
 
 
-def test_the_command_prints_a_line_for_each_look_and_fails_where_one_is_wrong(ready, launch, monkeypatch):
-    monkeypatch.setattr("account.commands.AwsPlace", lambda *_: place_like(ready))
+def test_the_command_prints_a_line_for_each_look_and_fails_where_one_is_wrong(ready, launch):
     arguments = [each for each in options_of(ready) if each not in ("--on", "aws")]
     code, out, err = launch("doctor", *arguments, "--role", outputs(ready)["Role"])
     assert code == 0, err
@@ -324,10 +322,3 @@ def test_the_command_prints_a_line_for_each_look_and_fails_where_one_is_wrong(re
     code, out, _ = launch("doctor", *arguments, "--role", outputs(ready)["Role"], "--spot", "--json")
     assert code == 1
     assert [each["what"] for each in json.loads(out) if each["state"] == WRONG] == ["quota"]
-
-
-def place_like(aws):
-    """The place whose clients are the fixture's, with what moto lacks."""
-    place = AwsPlace(Path("runs"), REGION)
-    place.client = aws.client
-    return place

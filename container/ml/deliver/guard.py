@@ -23,6 +23,12 @@ class Comparison(Protocol):
     def text(self) -> str: ...
 
     @property
+    def has_interval(self) -> bool: ...
+
+    @property
+    def has_skill(self) -> bool: ...
+
+    @property
     def is_better(self) -> bool: ...
 
     @property
@@ -58,12 +64,15 @@ def decide(
         comparison = compare()
     except Exception as error:  # a file of another program's, say: whatever it is, nothing is replaced blindly
         return Decision(False, f"the model under the key cannot be compared with: {type(error).__name__}: {error}")
-    allowed = comparison.is_better if publish_if == "better" else comparison.is_not_worse
-    finding = "better" if comparison.is_better else "not worse" if comparison.is_not_worse else "worse"
-    if not (comparison.is_better or comparison.is_not_worse) and "no interval" in comparison.text:
-        finding = "not comparable"
-    wanted = publish_if.replace("_", " ")
-    return Decision(allowed, f"{finding}{'' if allowed else f', and not {wanted}'}: {comparison.text}")
+    if not comparison.has_interval:
+        return Decision(False, f"too few held-out rows to compare: {comparison.text}")
+    if not comparison.is_not_worse:
+        return Decision(False, f"worse: {comparison.text}")
+    if not comparison.has_skill:
+        return Decision(False, f"the model says no more than the share of buys does: {comparison.text}")
+    if comparison.is_better:
+        return Decision(True, f"better: {comparison.text}")
+    return Decision(publish_if == "not_worse", f"not worse, and not shown to be better: {comparison.text}")
 
 
 def _data_problem(data: Mapping[str, Any], record: Mapping[str, Any]) -> str:

@@ -16,13 +16,29 @@ class Comparison(NamedTuple):
         new: log-loss of the new model, in nats.
         old: of the other.
         difference: new minus old with its interval; below 0: the new one is better.
-        text: the same in words.
+        skill: new minus that of always saying the share of buys; below 0: the new one knows something.
+        text: the difference in words.
     """
 
     new: float
     old: float
     difference: Estimate
+    skill: Estimate
     text: str
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the rows are enough to tell."""
+        return not np.isnan(self.difference.low)
+
+    @property
+    def has_skill(self) -> bool:
+        """Whether the new model says more than the share of buys does.
+
+        Where the labels themselves are broken, a model that learned nothing is better than one that learned them
+        while they were right.
+        """
+        return bool(self.skill.high < 0)
 
     @property
     def is_better(self) -> bool:
@@ -35,7 +51,7 @@ class Comparison(NamedTuple):
         return bool(self.difference.low <= 0)
 
 
-def compared(new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int) -> Comparison:
+def compared(new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int, share: float) -> Comparison:
     """Compares the probabilities of buy of two models.
 
     Args:
@@ -43,11 +59,13 @@ def compared(new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int) -
         old: (rows,), of the same rows.
         labels: (rows,), whether buy was right.
         block: rows of a block of the bootstrap, longer than what a label looks ahead.
+        share: of buys among the training rows.
     """
     bootstrap = Bootstrap(len(labels), block)
-    losses = [_log_losses(np.asarray(each, np.float64), labels) for each in (new, old)]
-    means = [float(each.mean()) for each in losses]
-    difference = bootstrap.estimate(bootstrap.total(losses[0] - losses[1]) / len(labels))
+    always = np.full(len(labels), share)
+    losses = [_log_losses(np.asarray(each, np.float64), labels) for each in (new, old, always)]
+    means = [float(each.mean()) for each in losses[:2]]
+    difference, skill = (bootstrap.estimate(bootstrap.total(losses[0] - other) / len(labels)) for other in losses[1:])
     interval = (
         f"{CONFIDENCE:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}"
         if bootstrap.has_intervals
@@ -57,7 +75,7 @@ def compared(new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int) -
         f"log-loss {means[0]:.4f} against {means[1]:.4f} of the model under the key on {len(labels):,} held-out rows, "
         f"a difference of {difference.value:+.4f} ({interval})"
     )
-    return Comparison(*means, difference, text)
+    return Comparison(*means, difference, skill, text)
 
 
 def _log_losses(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:

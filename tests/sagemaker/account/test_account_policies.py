@@ -138,6 +138,7 @@ def recorded(aws, url, use):
 
 def write_and_publish(db, url):
     from ml.deliver.model_store import ModelTarget, publish
+
     from ml.settings import Settings
     from ml.timeseries import time_series
 

@@ -155,8 +155,11 @@ def _saved(
     try:
         save_model(model, h5, job.model, settings.h5_name, {JOB_FILE: record, METRICS_FILE: metrics})
     except UserError as error:
-        may_publish = target is not None and settings.publish_if == "always"  # nothing was compared yet
-        kept = may_publish and target.publish(h5, settings, description(record))
+        kept = (
+            target is not None
+            and settings.publish_if == "always"  # nothing was compared yet
+            and target.publish(h5, settings, description(record))
+        )
         where = (
             f"it was published to {target}"
             if kept

@@ -75,7 +75,7 @@ def compared(new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int, s
         f"log-loss {means[0]:.4f} against {means[1]:.4f} of the model under the key on {len(labels):,} held-out rows, "
         f"a difference of {difference.value:+.4f} ({interval})"
     )
-    return Comparison(*means, difference, skill, text)
+    return Comparison(means[0], means[1], difference, skill, text)
 
 
 def _log_losses(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def probabilities_of(h5: bytes, history: pd.DataFrame, rows: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.h5"
         path.write_bytes(h5)
-        model = keras.models.load_model(path, compile=False)
+        model: Any = keras.models.load_model(path, compile=False)
     lookback = model.input_shape[1] if len(model.input_shape) == 2 else None
     if not lookback or model.output_shape[1:] != (2,):
         raise ValueError(

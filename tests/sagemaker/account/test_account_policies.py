@@ -137,7 +137,7 @@ def recorded(aws, url, use):
 
 
 def write_and_publish(db, url):
-    from ml.deliver.model_store import ModelTarget, publish
+    from ml.deliver.publishing import ModelTarget, publish
 
     from ml.settings import Settings
     from ml.timeseries import time_series
@@ -224,7 +224,7 @@ BESIDE = {
     "ecr:UploadLayerPart", "iam:PassRole", "sagemaker:AddTags",
 }  # fmt: skip
 # Attributes of other things that are named like a call
-NOT_CALLS = {"re.search", "optuna.trial.create_trial", "model_store.publish"}
+NOT_CALLS = {"re.search", "optuna.trial.create_trial", "publishing.publish"}
 # `setup` itself needs an administrator; these functions of its module serve other commands
 SHARED_WITH_SETUP = {"outputs", "_stack", "_failure", "has_schedule_group", "schedule_names"}
 

@@ -7,7 +7,7 @@ import pytest
 
 from account import clean
 from account.setup import outputs
-from ml.deliver import model_store
+from ml.deliver import publishing
 from ml.errors import UserError
 
 NOW = datetime.now(timezone.utc)
@@ -64,7 +64,7 @@ def test_what_runs_or_has_no_record_is_nobodys_to_delete(runs):
 
 def test_jobs_whose_model_was_published_are_kept(runs, tmp_path):
     url = f"files:/{tmp_path}/kydb"
-    model_store.publish(url, "/m/x.h5", H5 + b"1", "winner")
+    publishing.publish(url, "/m/x.h5", H5 + b"1", "winner")
     add_job(runs, "winner", model_db=url, model_key="/m/x.h5")
     add_job(runs, "refused", model_db=url, model_key="/m/x.h5")
     add_job(runs, "by-hand", published=True)
@@ -80,7 +80,7 @@ def test_jobs_whose_model_was_published_are_kept(runs, tmp_path):
     trial = add_job(runs, "search-001", model_key="/m/x.h5")
     record = json.loads((trial / "training_job.json").read_text()) | {"TuningJobName": "search"}
     (trial / "training_job.json").write_text(json.dumps(record))
-    model_store.publish(url, "/m/x.h5", H5 + b"2", "search-001")
+    publishing.publish(url, "/m/x.h5", H5 + b"2", "search-001")
     found = {each.job: each for each in clean.on_this_machine(runs, NOW - timedelta(days=1), clean.Published())}
     assert {job for job, each in found.items() if each.kept} == {"winner", "by-hand", "search-001"}
     with pytest.raises(ValueError, match="is to be kept"):
@@ -104,7 +104,7 @@ def bucket(ready, request_of, tmp_path):
     """The bucket with what an old job, a job that published and a running job left, and with models of its own."""
     name = outputs(ready)["Bucket"]
     url = f"files:/{tmp_path}/kydb"
-    model_store.publish(url, "/m/x.h5", H5, "winner")
+    publishing.publish(url, "/m/x.h5", H5, "winner")
     sagemaker = ready.client("sagemaker")
     for job, parameters in (("old", {}), ("winner", {"model_db": url, "model_key": "/m/x.h5"}), ("running", {})):
         sagemaker.create_training_job(**request_of(TrainingJobName=job, HyperParameters=parameters))

@@ -173,6 +173,7 @@ def test_a_settings_file_of_another_form_is_left_alone(tmp_path):
     assert path.read_text() == '{"role": "one"}'
 
 
+@pytest.mark.slow  # starts a stand-in for docker
 def test_a_tag_is_never_moved(cloud, launch, tmp_path, monkeypatch):
     launch("setup")
     uri = put_image(cloud, CPU_IMAGE, "0123456789ab")

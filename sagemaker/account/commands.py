@@ -204,7 +204,7 @@ def make_schedule(request_file, cron, timezone, notify, as_json, **options):
     REQUEST_FILE is a CreateTrainingJob or CreateHyperParameterTuningJob request. Use `--set start_date=-3y` for
     prices that end today, and `--set publish_if=better` so that a bad night replaces no good model.
     """
-    name = options["name"] or "nightly"
+    name = options["name"] or "position-trainer-nightly"  # `list --on aws` shows names with position-trainer in them
     request, place = _request_and_place(request_file, {**options, "name": name})
     held = schedules.scheduled(request, name)  # refuses files of this machine before the check does
     check(request, place.problems_with)

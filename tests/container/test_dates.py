@@ -7,6 +7,7 @@ import pytest
 
 from ml import dates
 from ml.errors import UserError
+from ml.settings import parse_settings
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,18 @@ def test_a_damaged_day_is_told_and_not_guessed(tmp_path, content):
     (tmp_path / "one" / "first_day.json").write_text(content)
     with pytest.raises(UserError, match=r"first_day\.json, which holds the day that start_date"):
         dates.day_of_job({"end_date": "-1d"}, tmp_path, "one")
+
+
+def test_settings_resolve_relative_dates_from_the_day_they_are_given():
+    request = {"start_date": "-3y", "end_date": "-1d"}
+    settings = parse_settings(request, date(2026, 1, 1))
+    assert str(settings.start_date) == "2023-01-01 00:00:00+00:00"
+    assert str(settings.end_date) == "2025-12-31 23:59:59.999999+00:00"
+    assert str(parse_settings(request, date(2026, 1, 2)).start_date) == "2023-01-02 00:00:00+00:00"
+    with pytest.raises(UserError, match="start_date must be before end_date, received '-1d' and '-3y'"):
+        parse_settings({"start_date": "-1d", "end_date": "-3y"})
+
+
+def test_a_guarded_publication_needs_held_out_rows():
+    with pytest.raises(UserError, match="publish_if=better needs a validation part, received validation_fraction=0"):
+        parse_settings({"publish_if": "better", "validation_fraction": "0"})

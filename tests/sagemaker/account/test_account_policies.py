@@ -138,7 +138,6 @@ def recorded(aws, url, use):
 
 def write_and_publish(db, url):
     from ml.deliver.publishing import ModelTarget, publish
-
     from ml.settings import Settings
     from ml.timeseries import time_series
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml.errors import UserError
 from ml.files import write_json
+from ml.log import say
 
 RELATIVE = re.compile(r"-(\d{1,5})([dwmy])")
 _DAY_FILE = "first_day.json"
@@ -63,7 +64,10 @@ def day_of_job(hyperparameters: Mapping[str, Any], checkpoints: Path | None, job
         return date.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["day"])
     except FileNotFoundError:
         day = today()
-        write_json(path, {"day": day.isoformat()})
+        try:
+            write_json(path, {"day": day.isoformat()})
+        except OSError as error:  # as with checkpoints: told, and no reason to end the job
+            say(f"{path} cannot be written ({error}): started again on another day, the job counts from that day")
         return day
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

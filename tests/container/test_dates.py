@@ -48,6 +48,15 @@ def test_a_job_that_is_started_again_keeps_its_first_day(tmp_path, monkeypatch):
     assert dates.day_of_job(settings, None, "one") == date(2026, 1, 2)
 
 
+def test_a_folder_that_cannot_be_written_is_told_and_ends_nothing(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(dates, "write_json", full)
+    assert dates.day_of_job({"start_date": "-3y"}, tmp_path, "one") == dates.today()
+    assert "first_day.json cannot be written (no space left on device)" in capsys.readouterr().out
+
+
 def test_nothing_is_remembered_for_a_job_without_relative_dates(tmp_path):
     dates.day_of_job({"start_date": "2020-01-01", "epochs": "3"}, tmp_path, "one")
     assert list(tmp_path.iterdir()) == []

@@ -6,16 +6,20 @@ own process, so that the signals SageMaker sends arrive here.
 
 import functools
 
+import numpy as np
+
 from ml.data.prices import described as described_prices
 from ml.data.prices import labelled_prices, price_facts
 from ml.databases import configure_aws
+from ml.dates import day_of_job
+from ml.deliver.guard import Decision, decide
 from ml.deliver.model_files import check_folder, h5_content, save_model
 from ml.deliver.publishing import ModelTarget, description
 from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
-from ml.errors import UserError
+from ml.errors import UserError, one_line
 from ml.judge.judging import judge_models
 from ml.learn.fold_training import Places, train_fold
-from ml.learn.folds import Fold, Outcome, folds_of, rows_of_parts, train_in_turn
+from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
 from ml.learn.folds import described as described_folds
 from ml.log import say
 from ml.platform.failure import failures_reported
@@ -32,7 +36,7 @@ def main() -> None:
     base = base_folder()
     with failures_reported(base):
         job = read_job(base)
-        settings = parse_settings(job.hyperparameters)
+        settings = parse_settings(job.hyperparameters, day_of_job(job.hyperparameters, job.checkpoints, job.name))
         job.refuse_several_hosts()
         configure_aws(settings.kydb_timeout)
         check_folder(job.model, settings.weights)
@@ -90,8 +94,53 @@ def _deliver(
     if settings.validation_fraction:
         judge_models(folds, outcome, settings, record, metrics, keep, job.output_data)
     if target:  # after the measuring, so that the version's record has the verdict
-        metrics["published"] = target.publish(h5, settings, description(record, metrics), given_up=stop)
+        decision = _decision(settings, record, folds[-1], outcome.kept, h5, target, stop)
+        metrics["publication"] = decision.reason
+        if decision.publish:
+            metrics["published"] = target.publish(h5, settings, description(record, metrics), given_up=stop)
+        else:
+            metrics["published"] = False
+            say(
+                f"NOT PUBLISHED: {decision.reason}; the model is kept in model/, publish it all the same with: "
+                f"launch.py publish {job.name}"
+            )
         keep()
+
+
+def _decision(
+    settings: Settings,
+    record: JobRecord,
+    fold: Fold,
+    kept: Trained,
+    h5: bytes,
+    target: ModelTarget,
+    stop: StopSignal,
+) -> Decision:
+    """Whether publish_if lets the model be published, by the held-out rows of the last fold."""
+    if settings.publish_if == "always":
+        return Decision(True, "publish_if=always")
+    try:
+        content, before = target.current(settings.publish_seconds, given_up=stop)
+    except Exception as error:
+        return Decision(False, f"the model under the key cannot be read: {one_line(error)}")
+    probability = kept.predict()
+    held_out = fold.history.iloc[len(fold.history) - len(probability) :]
+
+    def compare():
+        # Imported here, since SciPy takes a moment that a job which compares nothing need not wait for.
+        from ml.judge.bars import bar_length
+        from ml.judge.comparison import compared
+        from ml.judge.performance import block_of
+        from ml.learn.other_model import probabilities_of
+
+        # Both from their files: in the training's precision the same model has another loss than in float32.
+        new, old = (probabilities_of(each, fold.history, len(probability)) for each in (h5, content or b""))
+        block = block_of(settings.horizon, bar_length(held_out.index))
+        share = float((fold.train_rows["position"] > 0).mean())
+        return compared(new, old, held_out["position"].to_numpy() > 0, block, share)
+
+    usable = bool(np.isfinite(probability).all())
+    return decide(settings.publish_if, record["data"], None if content is None else before, compare, usable=usable)
 
 
 def _saved(
@@ -106,7 +155,11 @@ def _saved(
     try:
         save_model(model, h5, job.model, settings.h5_name, {JOB_FILE: record, METRICS_FILE: metrics})
     except UserError as error:
-        kept = target is not None and target.publish(h5, settings, description(record))
+        kept = (
+            target is not None
+            and settings.publish_if == "always"  # nothing was compared yet
+            and target.publish(h5, settings, description(record))
+        )
         where = (
             f"it was published to {target}"
             if kept

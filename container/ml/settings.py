@@ -13,10 +13,11 @@ import operator
 import re
 import zoneinfo
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from pathlib import PurePosixPath
 from typing import Any
 
+from ml.dates import relative_day, today
 from ml.errors import UserError
 from ml.kydb_urls import check_url
 
@@ -233,10 +234,14 @@ class Settings:
         changes_weights=False,
     )
     start_date: datetime | None = _setting(
-        None, "first day or time used (UTC); empty: the first there is", changes_weights=False
+        None,
+        "first day or time used (UTC), or a day before the job's: -90d, -2w, -6m, -3y; empty: the first there is",
+        changes_weights=False,
     )
     end_date: datetime | None = _setting(
-        None, "last day or time used, included (UTC); empty: the last there is", changes_weights=False
+        None,
+        "last day or time used, included (UTC), or a day before the job's, as above; empty: the last there is",
+        changes_weights=False,
     )
     # The results
     threshold: float = _setting(
@@ -255,6 +260,13 @@ class Settings:
     replace_lookback: bool = _setting(
         False,
         "publish over a model that takes another number of prices, which the key's readers must know",
+        changes_weights=False,
+    )
+    publish_if: str = _setting(
+        "always",
+        "whether to publish: always, or where the held-out rows show the model better, or not worse, than the one that "
+        "is under the key",
+        choices=("always", "not_worse", "better"),
         changes_weights=False,
     )
     # The run
@@ -345,23 +357,27 @@ def _parse_float(text: str) -> float:
     return number
 
 
-def parse_time(text: str, *, end: bool = False) -> datetime:
+def parse_time(text: str, *, end: bool = False, day: date | None = None) -> datetime:
     """The UTC time that an ISO 8601 text means; naive times are UTC.
 
     Args:
-        text: a day (`2020-06-01`) or a time (`2020-06-01T12:30`, with or without an offset).
+        text: a day (`2020-06-01`), a time (`2020-06-01T12:30`, with or without an offset), or a day before another
+            (`-3y`, as `ml.dates` has them).
         end: whether it closes a range, so that a day means its last moment.
+        day: that the last kind counts from; None: today.
 
     Raises:
         ValueError: it is neither.
     """
+    if relative := relative_day(text, day or today()):
+        text = relative.isoformat()
     try:
         moment = datetime.fromisoformat(text)
         if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text) and end:
             moment = datetime.combine(moment, datetime.max.time())
         return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
     except (ValueError, OverflowError):
-        raise ValueError("a date such as 2020-06-01 or 2020-06-01T12:30") from None
+        raise ValueError("a date such as 2020-06-01, 2020-06-01T12:30 or -3y") from None
 
 
 def _check_zone(text: str) -> str:
@@ -388,13 +404,14 @@ _CHECKS = {"timezone": _check_zone, "resample": _check_bar, "time_format": _chec
 _PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}
 
 
-def parse_value(name: str, value: Any) -> Any:
+def parse_value(name: str, value: Any, day: date | None = None) -> Any:
     """The typed value of one hyperparameter.
 
     Args:
         name: its name, one of `SETTINGS`.
         value: text as SageMaker sends it (`"60"`, or JSON-quoted as its Python SDK does), or a YAML
             scalar (60, true).
+        day: that relative dates count from; None: today.
 
     Raises:
         UserError: it is not of the type, in the range or among the choices.
@@ -407,7 +424,7 @@ def parse_value(name: str, value: Any) -> Any:
     parsed: Any
     try:
         if name in ("start_date", "end_date"):
-            parsed: Any = parse_time(text, end=name == "end_date") if text else None
+            parsed: Any = parse_time(text, end=name == "end_date", day=day) if text else None
         elif name in _CHECKS:
             parsed = _CHECKS[name](text)
         else:
@@ -455,11 +472,12 @@ def unknown_name(name: str) -> str:
     return f"unknown hyperparameter {name}; {hint}"
 
 
-def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def problems_with(hyperparameters: Mapping[str, Any], day: date | None = None) -> tuple[dict[str, Any], list[str]]:
     """The values that are right, those of their preset included, and a message for each that is wrong.
 
     Args:
         hyperparameters: name to text or YAML scalar; names that SageMaker adds are passed over.
+        day: that relative dates count from; None: today.
     """
     values, problems = {}, []
     for name, value in hyperparameters.items():
@@ -469,7 +487,7 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
             problems.append(unknown_name(name))
             continue
         try:
-            values[name] = parse_value(name, value)
+            values[name] = parse_value(name, value, day)
         except UserError as error:
             problems.append(str(error))
     values = PRESETS[values.get("preset", "default")] | values
@@ -490,6 +508,10 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
             "hyperparameter patience needs a validation part, received validation_fraction=0; "
             "set patience=0 or a validation_fraction above 0"
         )
+    if values.get("publish_if", "always") != "always" and values.get("validation_fraction") == 0:
+        problems.append(
+            f"hyperparameter publish_if={values['publish_if']} needs a validation part, received validation_fraction=0"
+        )
     if values.get("patience") and values.get("monitor") == "last":
         problems.append(
             "hyperparameter patience needs a monitored metric, received monitor=last; set patience=0 "
@@ -504,13 +526,13 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
     return values, problems
 
 
-def parse_settings(hyperparameters: Mapping[str, Any]) -> Settings:
-    """The settings of a job from its hyperparameters.
+def parse_settings(hyperparameters: Mapping[str, Any], day: date | None = None) -> Settings:
+    """The settings of a job from its hyperparameters, relative dates counted from a day (None: today).
 
     Raises:
         UserError: one line with every problem found.
     """
-    values, problems = problems_with(hyperparameters)
+    values, problems = problems_with(hyperparameters, day)
     if problems:
         raise UserError("; ".join(problems))
     return Settings(**values)

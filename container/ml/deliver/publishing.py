@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ml.databases import TIMEOUT, DamagedValue, connect, patiently
 from ml.deliver.results import JobRecord, Metrics
@@ -33,6 +33,9 @@ class Description(TypedDict):
         centred: whether its first layer centres the windows.
         horizon: bars that the labels look ahead.
         verdict: what the job found the model to be worth.
+        publication: why publish_if let it be published.
+        rows: of the history that it was made from.
+        last: time of the last of them.
         data_sha256: of the history that it was trained on.
         project_version: of this project.
     """
@@ -41,6 +44,9 @@ class Description(TypedDict):
     centred: bool | None
     horizon: int | None
     verdict: str | None
+    publication: str | None
+    rows: int | None
+    last: str | None
     data_sha256: str | None
     project_version: str | None
 
@@ -53,6 +59,9 @@ def description(record: JobRecord, metrics: Metrics | None = None) -> Descriptio
         "centred": settings.get("centred"),
         "horizon": settings.get("horizon"),
         "verdict": (metrics or {}).get("performance", {}).get("verdict"),
+        "publication": (metrics or {}).get("publication"),
+        "rows": record["data"].get("rows"),
+        "last": record["data"].get("last"),
         "data_sha256": record["data"].get("sha256"),
         "project_version": record.get("version"),
     }
@@ -123,6 +132,28 @@ class ModelTarget:
                 f"the model cannot be published to {self}: {one_line(error)}; grant this job write and "
                 f"read access there and under {_VERSIONS_FOLDER}, or change model_db and model_key"
             ) from error
+
+    def current(
+        self, patience: float, *, given_up: Callable[[], bool] = lambda: False
+    ) -> tuple[bytes | None, dict[str, Any]]:
+        """The model under the key and its version's record, {} where it has none; None and {}: there is no model.
+
+        Raises:
+            Exception: KYDB does not answer.
+        """
+
+        def read():
+            db = connect(self._url, self._timeout)
+            content, _ = _model_at(db, self._key)
+            if content is None:
+                return None, {}
+            try:
+                record = json.loads(_stored(db, f"{version_key(self._key, content)}.json") or "{}")
+            except (ValueError, TypeError):  # a damaged one
+                record = {}
+            return content, record if isinstance(record, dict) else {}
+
+        return patiently(read, patience=patience, what=f"reading {self}", given_up=given_up)
 
     def publish(
         self,
@@ -313,6 +344,9 @@ def _unknown(content: bytes) -> Description:
         "centred": None,
         "horizon": None,
         "verdict": None,
+        "publication": None,
+        "rows": None,
+        "last": None,
         "data_sha256": None,
         "project_version": None,
     }

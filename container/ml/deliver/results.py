@@ -79,6 +79,7 @@ class Metrics(TypedDict):
         best_epoch: the epoch whose weights are kept, from 1; 0: none was measured.
         stopped: whether the job was asked to end.
         published: whether the model is in KYDB; None: nobody asked for it, or not yet.
+        publication: why publish_if let it be published, or did not; there where there was a model_db.
         best: the metrics of the epoch that is kept.
         epochs: of each epoch its number (`epoch`) and its metrics.
         performance: what the model is worth on its held-out rows: `verdict`, `profit_verdict`, `metrics` and more.
@@ -90,6 +91,7 @@ class Metrics(TypedDict):
     best_epoch: int
     stopped: NotRequired[bool]
     published: NotRequired[bool | None]
+    publication: NotRequired[str]
     best: dict[str, float | None]
     epochs: list[dict[str, float | None]]
     performance: NotRequired[dict[str, Any]]

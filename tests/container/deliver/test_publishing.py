@@ -104,6 +104,9 @@ def test_the_record_of_a_version_says_what_the_model_takes_and_is_worth(h5_bytes
         "centred": True,
         "horizon": 300,
         "verdict": "The model has skill.",
+        "publication": None,
+        "rows": 10,
+        "last": "",
         "data_sha256": "5a",
         "project_version": "0.9.0",
     }

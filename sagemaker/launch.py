@@ -1,6 +1,7 @@
 """Starts, follows and tunes training jobs, on this machine or on SageMaker.
 
 python sagemaker/launch.py train                                     # a simulated market, on this machine
+python sagemaker/launch.py check prices.csv                          # what a job would understand of it
 python sagemaker/launch.py train --prices prices.parquet --set epochs=20
 python sagemaker/launch.py train --on aws --prices s3://BUCKET/prices/ --spot
 python sagemaker/launch.py tune --on docker --max-parallel 2
@@ -20,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from account.commands import add_commands, remember_image
 from build import build_training_request, build_tuning_request
+from check_prices import check_local_prices, local_prices
 from console import out, print_failure, print_json, print_table, remark, say
 from follow import follow, follow_to_summary, leaderboard_view, log_view
 from ml.errors import UserError
@@ -38,6 +40,7 @@ from options import (
 from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
 from place.find import PLACES, find_job
+from price_commands import add_price_commands
 from publish import find_best_trial, publish_model
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, read_metrics
 from rules import WrongRequest, check
@@ -135,9 +138,13 @@ def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, 
 
     Raises:
         WrongRequest: it would be refused.
+        UserError: its prices would be.
     """
+    prices = local_prices(request)
     uploads = place.prepare(request)
     check(request, place.problems_with)
+    if not options["no_check"]:
+        check_local_prices(request, prices)
     if options["dry_run"]:
         click.echo(
             json.dumps(request, indent=1, default=str)
@@ -319,6 +326,7 @@ def push(context: click.Context, image: str, repository: str, as_json: bool, **o
         say(uri)
 
 
+add_price_commands(main)
 add_commands(main)
 
 if __name__ == "__main__":

@@ -53,6 +53,15 @@ def labelled_prices(
             "set prices_db and prices_key, or add the channel"
         )
     say(f"read: {history.understood}")
+    return with_positions(history, settings)
+
+
+def with_positions(history: History, settings: Settings) -> History:
+    """A history with a position in each row: its own where it has them, else the optimal ones.
+
+    Raises:
+        UserError: there are no more rows than the horizon, or all have the same label.
+    """
     history = history._replace(frame=labelled(history.frame, settings.horizon, settings.spread))
     if problem := one_label(history.frame):
         raise UserError(problem)

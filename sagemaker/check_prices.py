@@ -114,7 +114,6 @@ def plain_values(findings: Findings) -> dict[str, Any]:
     """Plain values for programs."""
     frame = findings.history.frame
     return {
-        "line": str(findings.history.understood),
         "source": findings.history.understood.as_json(),
         **findings.facts,
         "first_rows": _records(frame.iloc[:ROWS_SHOWN]),

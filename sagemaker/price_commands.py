@@ -49,7 +49,7 @@ def check_files(files: tuple[Path, ...], settings: dict[str, str], picture: Path
     findings = look_at_prices(files, parse_settings(settings))
     history = findings.history
     if picture:
-        write_picture(history.frame, history.understood.source, picture)
+        write_picture(history.frame, _title(files), picture)
     if as_json:
         print_json(plain_values(findings))
     else:
@@ -62,7 +62,13 @@ def check_files(files: tuple[Path, ...], settings: dict[str, str], picture: Path
         if picture:
             say(f"picture: {picture}")
     if findings.problem:
-        raise UserError(f"a job would refuse them: {findings.problem}")
+        raise UserError(f"a job with these settings would refuse them: {findings.problem}")
+
+
+def _title(files: tuple[Path, ...]) -> str:
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    name = files[0].resolve().name
+    return (name if len(name) <= 40 else f"{name[:37]}...") + more
 
 
 @click.command("import")
@@ -83,7 +89,11 @@ def import_files(
     FILEs and folders are read together, as the channel of a job: `check` shows how. Where the key holds a history
     already, --append or --replace says what becomes of it; other rows stay.
     """
-    url, key = parse_value("prices_db", url), parse_value("prices_key", key)
+    try:
+        url, key = parse_value("prices_db", url), parse_value("prices_key", key)
+    except UserError as error:
+        message = str(error).replace("hyperparameter prices_db", "--to").replace("hyperparameter prices_key", "--key")
+        raise UserError(message) from None
     history = read_prices(files, parse_settings(settings))
     remark(f"read: {history.understood}")
     written = _write(history.frame, url, key, how) | {

@@ -139,6 +139,7 @@ def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(clo
         *ACCOUNT,
         "--name",
         "one",
+        "--no-check",
         "--prices",
         prices,
         "--channel",

@@ -66,9 +66,9 @@ def check_files(files: tuple[Path, ...], settings: dict[str, str], picture: Path
 
 
 def _title(files: tuple[Path, ...]) -> str:
-    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
-    name = files[0].resolve().name
-    return (name if len(name) <= 40 else f"{name[:37]}...") + more
+    first, *others = files
+    name = first.resolve().name
+    return (name if len(name) <= 40 else f"{name[:37]}...") + (f" and {len(others):,} more" if others else "")
 
 
 @click.command("import")

@@ -335,9 +335,11 @@ def _days(words: list[str], around: str) -> tuple[np.ndarray, str]:
         first, second = (max(int(parts[at]) for parts in pairs) for at in (0, 1))
         if any(len(parts[2]) != 4 for parts in pairs):
             sign = re.sub(r"\d", "", example)[0]
-            raise NoTimes(
-                f"has years of two digits ({example}); set time_format, such as {around.format(f'%d{sign}%m{sign}%y')}"
-            )
+            forms = [
+                around.format(sign.join(order))
+                for order in (("%d", "%m", "%y"), ("%m", "%d", "%y"), ("%y", "%m", "%d"))
+            ]
+            raise NoTimes(f"has years of two digits ({example}); set time_format to {', '.join(forms)} or what it is")
         if first <= 12 and second <= 12 and "." not in example:
             sign = re.sub(r"\d", "", example)[0]
             raise NoTimes(

@@ -116,7 +116,7 @@ def test_check_prints_json_for_programs(run, good):
 def test_check_draws_prices_of_any_size(run, tmp_path, level):
     index = pd.date_range("2024-01-02", periods=6000, freq="min", tz="UTC")
     wave = np.sin(np.arange(6000) / 300)
-    wave[3000] = 5  # one row of many, which must be seen
+    wave[3001] = 5  # one row of many, which must be seen
     pd.DataFrame({"close": level * (1 + 0.01 * wave)}, index=index).to_parquet(tmp_path / "p.parquet")
     assert run("check", "p.parquet", "--picture", "p.png")[0] == 0
     dark = np.asarray(Image.open(io.BytesIO((tmp_path / "p.png").read_bytes())).convert("L")) < 128

@@ -1,9 +1,5 @@
 """Price files of ../shared/cases through a container, through S3 and onto the report's page."""
 
-import json
-import subprocess
-import sys
-
 import boto3
 import pytest
 
@@ -15,6 +11,7 @@ from ml.data.sources import read_channel
 from ml.errors import UserError
 from ml.settings import parse_settings
 from place.inputs import bring_channel
+from price_files import written_cases
 
 FAST = {name: str(value) for name, value in (SMALL | {"horizon": 30, "epochs": 1, "tensorboard": "false"}).items()}
 TWELVE = str.split(
@@ -27,12 +24,7 @@ BARS = {"bars-of-five-minutes": "bars of 5 minutes", "bars-of-seconds": "seconds
 @pytest.fixture(scope="module")
 def cases(shared, tmp_path_factory):
     """The folder of the cases, and what each must be."""
-    folder = tmp_path_factory.mktemp("cases")
-    script = shared / "cases/price_cases.py"
-    if not script.is_file():
-        pytest.skip(f"{script} is absent")
-    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
-    return folder, json.loads((folder / "cases.json").read_text())
+    return written_cases(shared, tmp_path_factory.mktemp("cases"))
 
 
 def hash_of(folder, options):

@@ -25,7 +25,7 @@ def python(tmp_path_factory):
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    first = next(line for line in REQUIREMENTS.read_text().splitlines() if "==" in line)
+    first = next(line.split()[0] for line in REQUIREMENTS.read_text().splitlines() if "==" in line)
     reached = subprocess.run([*pip, "download", "--no-deps", "--dest", folder, first], capture_output=True, check=False)
     if reached.returncode:
         pytest.skip(f"pip reaches no package index: {first} cannot be downloaded (PIP_INDEX_URL)")

@@ -15,7 +15,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import click
-import yaml
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from build import build_training_request, build_tuning_request
@@ -40,6 +39,7 @@ from place.find import PLACES, find_job
 from publish import find_best_trial, publish_model
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, read_metrics
 from rules import WrongRequest, check
+from yaml_files import as_yaml
 
 
 class _Commands(click.Group):
@@ -138,11 +138,7 @@ def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, 
     uploads = place.prepare(request)
     check(request, place.problems_with)
     if options["dry_run"]:
-        click.echo(
-            json.dumps(request, indent=1, default=str)
-            if options["as_json"]
-            else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip()
-        )
+        click.echo(json.dumps(request, indent=1, default=str) if options["as_json"] else as_yaml(request))
         return False
     if estimate := place.estimate(request):
         remark(estimate)

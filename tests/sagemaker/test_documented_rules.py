@@ -185,7 +185,7 @@ SEARCHES = [
     ({}, None),
     ({"HyperParameterTuningJobName": "x" * 33}, "1 to 32 characters"),
     # "Logarithmic scaling works only for ranges that have only values greater than 0."
-    (only("Continuous", "dropout", MinValue="0", MaxValue="0.5", ScalingType="Logarithmic"), "MinValue must be above 0"),
+    (only("Continuous", "dropout", MinValue="0", MaxValue="0.5", ScalingType="Logarithmic"), "must be above 0"),
     (only("Continuous", "dropout", MinValue="0", MaxValue="0.5", ScalingType="ReverseLogarithmic"), None),
     # "Reverse logarithmic scaling works only for ranges that are entirely within the range 0<=x<1.0."
     ({**SCRIPT, **only("Continuous", "x", MinValue="0", MaxValue="1", ScalingType="ReverseLogarithmic")}, "[0, 1)"),
@@ -216,7 +216,7 @@ SEARCHES = [
     ({f"{CONFIG}.ResourceLimits.MaxNumberOfTrainingJobs": REMOVE}, "MaxNumberOfTrainingJobs: missing"),
     ({f"{CONFIG}.ResourceLimits.MaxParallelTrainingJobs": 9}, "must be at most MaxNumberOfTrainingJobs (8)"),
     ({f"{CONFIG}.HyperParameterTuningJobObjective": REMOVE}, "HyperParameterTuningJobObjective: missing"),
-    ({**SCRIPT, f"{CONFIG}.HyperParameterTuningJobObjective.MetricName": "f2"}, "one of the request's MetricDefinitions"),
+    ({**SCRIPT, f"{CONFIG}.HyperParameterTuningJobObjective.MetricName": "f2"}, "one of the request's Metric"),
     (HYPERBAND, None),
     ({**HYPERBAND, f"{CONFIG}.TrainingJobEarlyStoppingType": "Auto"}, "must be Off with Hyperband"),
     ({**HYPERBAND, f"{STATIC}.epochs": REMOVE}, "MaxResource: missing"),
@@ -244,7 +244,7 @@ SEARCHES = [
         {"HyperParameterTuningJobName": "one"}] * 2}}, "can be named once, received 'one' 2 times"),
     ({"WarmStartConfig": {"WarmStartType": "TransferLearning", "ParentHyperParameterTuningJobs": [
         {"HyperParameterTuningJobName": "search"}]}}, "cannot learn from itself"),
-    ({"WarmStartConfig": {"WarmStartType": "TransferLearning", "ParentHyperParameterTuningJobs": []}}, "1 to 5 entries"),
+    ({"WarmStartConfig": {"WarmStartType": "TransferLearning", "ParentHyperParameterTuningJobs": []}}, "1 to 5"),
 ]  # fmt: skip
 
 # What this machine cannot do, though SageMaker can

@@ -8,21 +8,27 @@ python sagemaker/launch.py COMMAND --help
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load ends the program without a traceback
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import click
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from build import build_training_request, build_tuning_request
-from console import out, print_failure, print_json, print_table, remark, say
+from console import drop_unwritten_output, out, print_failure, print_json, print_table, remark, say
+from error_lines import MENDABLE, line_and_code
 from follow import follow, follow_to_summary, leaderboard_view, log_view
+from image import refuse_wrong_platform
+from ml import __version__
 from ml.errors import UserError
 from options import (
-    SETTINGS_FILES,
+    RUNS,
     json_option,
     name_argument,
     on_option,
@@ -32,6 +38,7 @@ from options import (
     refuse_options_beside_resume,
     request_argument,
     request_options,
+    settings_files,
 )
 from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
@@ -43,24 +50,31 @@ from yaml_files import as_yaml
 
 
 class _Commands(click.Group):
-    """Errors that a user can mend are one line each and exit code 1; the order of commands is a user's."""
+    """The program's boundary: every exception becomes a line and an exit code. The order of commands is a user's."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except WrongRequest as error:
             count = len(error.problems)
             remark(f"the request has {count} problem{'s' * (count > 1)}, nothing was started:", style="bold red")
             for problem in error.problems:
                 remark(f"  {problem}")
-        except NoCredentialsError:
-            remark("error: no AWS credentials were found; run `aws configure`, or set AWS_PROFILE")
-        except (UserError, BotoCoreError, ClientError, OSError) as error:
-            remark(f"error: {error}")
-        return ctx.exit(1)
+            return ctx.exit(MENDABLE)
+        except (Exception, KeyboardInterrupt) as error:
+            line, code = line_and_code(error, ctx.meta.get(RUNS, ()))
+            if line:
+                remark(line)
+            drop_unwritten_output()
+            return ctx.exit(code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -71,10 +85,11 @@ class _Commands(click.Group):
     help="YAML with defaults for options: role, image, bucket, region, runs.  "
     "[default: position-trainer.yaml here, or in ~/.config]",
 )
+@click.version_option(__version__, prog_name="position-trainer")
 @click.pass_context
 def main(context: click.Context, settings_file: Path | None) -> None:
     """Train and tune position models: the same request as a process here, as a container, or on SageMaker."""
-    path = settings_file or next((path for path in SETTINGS_FILES if path.is_file()), None)
+    path = settings_file or next((path for path in settings_files() if path.is_file()), None)
     if path:
         values = read_settings_file(path)
         context.default_map = dict.fromkeys(main.commands, values)
@@ -300,6 +315,7 @@ def publish(
 @place_options
 def push(image: str, repository: str, as_json: bool, **options: Any) -> None:
     """Push the image to ECR and print the URI that --image takes."""
+    refuse_wrong_platform(image)
     uri = AwsPlace(options["runs"], options["region"]).push(image, repository)
     if as_json:
         print_json({"TrainingImage": uri})
@@ -308,4 +324,5 @@ def push(image: str, repository: str, as_json: bool, **options: Any) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

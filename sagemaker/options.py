@@ -1,5 +1,6 @@
 """The options of the commands, and the settings file with defaults for them."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from request import bucket_name
 from yaml_files import read_yaml
 
 HERE = Path(__file__).resolve().parent
-SETTINGS_FILES = (Path("position-trainer.yaml"), Path("~/.config/position-trainer.yaml").expanduser())
+RUNS = "position-trainer.runs"  # where a click context's `meta` has the folders that the command writes to
 
 _IN_SETTINGS_FILES = ("role", "image", "bucket", "region", "runs")
 
@@ -25,6 +26,20 @@ def parse_pairs(_context: click.Context, _parameter: click.Parameter, values: tu
     if wrong:
         raise click.BadParameter(f"must be NAME=VALUE, received {wrong[0]!r}")
     return dict(value.split("=", 1) for value in values)
+
+
+def settings_files() -> list[Path]:
+    """Where a settings file is looked for."""
+    found = [Path("position-trainer.yaml")]
+    with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+        found.append(Path("~/.config/position-trainer.yaml").expanduser())
+    return found
+
+
+def parse_runs(context: click.Context, _parameter: click.Parameter, value: Path) -> Path:
+    """The runs folder, which the error boundary knows of as well."""
+    context.meta[RUNS] = [value]
+    return value
 
 
 def parse_bucket(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -66,6 +81,7 @@ place_options = _together(
         type=click.Path(file_okay=False, path_type=Path),
         default=HERE.parent / "runs",
         envvar="POSITION_TRAINER_RUNS",
+        callback=parse_runs,
         help="Folder of the job folders.  [default: runs/ in the checkout]",
     ),
     click.option("--region", envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="AWS region."),

@@ -38,6 +38,11 @@ def settings_files() -> list[Path]:
 
 def parse_runs(context: click.Context, _parameter: click.Parameter, value: Path) -> Path:
     """The runs folder, which the error boundary knows of as well."""
+    if found := set(":;|") & set(str(value.absolute())):
+        raise click.BadParameter(
+            f"docker mounts and KYDB URLs take {' and '.join(sorted(found))} for separators; "
+            f"name a folder without, received {str(value)!r}"
+        )
     context.meta[RUNS] = [value]
     return value
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 import venv
 
 import pytest
@@ -136,7 +137,10 @@ def python(tmp_path_factory):
 
 @pytest.mark.slow
 def test_yaml_1_2_reads_the_same(python):
-    program = "import json, sys; from ruamel.yaml import YAML; json.dump(YAML(typ='safe', pure=True).load(sys.stdin), sys.stdout)"
+    program = (
+        "import json, sys; from ruamel.yaml import YAML; "
+        "json.dump(YAML(typ='safe', pure=True).load(sys.stdin), sys.stdout)"
+    )
     done = subprocess.run([python, "-c", program], input=as_yaml(REQUEST), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == REQUEST
 
@@ -156,7 +160,7 @@ def send(tmp_path, aws, command, *, as_json, server):
         "--prices",
         "s3://prices/a/",
         "--name",
-        f"{command}-{as_json}",
+        f"n{uuid.uuid4().hex[:8]}",
     ]
     printed = CliRunner().invoke(main, [command, *options, *ODD_OPTIONS, "--dry-run", *["--json"] * as_json])
     (tmp_path / "request").write_text(printed.stdout)
@@ -175,8 +179,7 @@ def server():
 
     found = ThreadedMotoServer(port=0)
     found.start()
-    host, port = found.get_host_and_port()
-    yield f"http://127.0.0.1:{port}"
+    yield f"http://127.0.0.1:{found.get_host_and_port()[1]}"
     found.stop()
 
 

@@ -46,6 +46,7 @@ lint: $(VENV)/tests
 
 image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
 	docker build --quiet $(BASE) --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) \
+		$(if $(shell docker build --help 2>/dev/null | grep -e --platform),--platform linux/amd64) \
 		--build-arg VERSION=$(shell git describe --tags --always --dirty) --build-arg REVISION=$(shell git rev-parse HEAD) .
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load ends the program without a traceback
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
@@ -324,5 +324,6 @@ def push(image: str, repository: str, as_json: bool, **options: Any) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # and is not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -7,6 +7,7 @@ ACCELERATOR ?= cpu
 # Where there is a stand-in for the official base image with this machine's registry settings, it is used.
 LOCAL_BASE := python-local:3.11-slim-bookworm
 BASE = $(shell docker image inspect $(LOCAL_BASE) >/dev/null 2>&1 && echo --network host --build-arg BASE_IMAGE=$(LOCAL_BASE))
+export DOCKER_DEFAULT_PLATFORM = linux/amd64  # what SageMaker's instances are, also where this machine is not
 BIN := $(VENV)/bin
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe \
 	--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
@@ -46,7 +47,6 @@ lint: $(VENV)/tests
 
 image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
 	docker build --quiet $(BASE) --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) \
-		$(if $(shell docker build --help 2>/dev/null | grep -e --platform),--platform linux/amd64) \
 		--build-arg VERSION=$(shell git describe --tags --always --dirty) --build-arg REVISION=$(shell git rev-parse HEAD) .
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
 

@@ -48,6 +48,8 @@ from results import print_training_job, print_trial, print_tuning_job, print_ver
 from rules import WrongRequest, check
 from yaml_files import as_yaml
 
+_SHOWN_PROBLEMS = 50
+
 
 class _Commands(click.Group):
     """The program's boundary: every exception becomes a line and an exit code. The order of commands is a user's."""
@@ -66,8 +68,10 @@ class _Commands(click.Group):
         except WrongRequest as error:
             count = len(error.problems)
             remark(f"the request has {count} problem{'s' * (count > 1)}, nothing was started:", style="bold red")
-            for problem in error.problems:
+            for problem in error.problems[:_SHOWN_PROBLEMS]:
                 remark(f"  {problem}")
+            if count > _SHOWN_PROBLEMS:
+                remark(f"  and {count - _SHOWN_PROBLEMS} more")
             return ctx.exit(MENDABLE)
         except (Exception, KeyboardInterrupt) as error:
             line, code = line_and_code(error, ctx.meta.get(RUNS, ()))

@@ -35,12 +35,15 @@ _RULES = (
 )
 
 
+_LONGEST = 1000  # characters of a problem
+
+
 class WrongRequest(UserError):
     """A request that would be refused, with every problem found in it."""
 
     def __init__(self, problems: list[str]):
-        super().__init__("; ".join(problems))
-        self.problems = problems
+        self.problems = [text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..." for text in problems]
+        super().__init__("; ".join(self.problems))
 
 
 def check(request: dict[str, Any], problems_of_place: Callable[[dict[str, Any]], Iterator[str]]) -> None:
@@ -121,7 +124,7 @@ def problems_on_sagemaker(request: dict[str, Any]) -> Iterator[str]:
         if (url := str(hyperparameters_of(request).get(name, ""))).startswith("files:"):
             yield (
                 f"{at_parameters(request)}.{name}: is a folder that SageMaker's instances do not have, received "
-                f"{url!r}; use s3:// or dynamodb://, or for prices --prices FILE"
+                f"{short(url)}; use s3:// or dynamodb://, or for prices --prices FILE"
             )
     image = mapping(job.get("AlgorithmSpecification")).get("TrainingImage")
     bucket = "--bucket or POSITION_TRAINER_BUCKET"
@@ -132,4 +135,4 @@ def problems_on_sagemaker(request: dict[str, Any]) -> Iterator[str]:
         ("CheckpointConfig.S3Uri", mapping(job.get("CheckpointConfig")).get("S3Uri"), bucket),
     ):
         if PLACEHOLDER_ACCOUNT in str(value):
-            yield f"{at}{name}: must be your account's, received the placeholder {value!r}; give {cure}"
+            yield f"{at}{name}: must be your account's, received the placeholder {short(value)}; give {cure}"

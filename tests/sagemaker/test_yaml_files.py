@@ -104,6 +104,28 @@ def test_a_settings_file_of_another_shape_is_told_in_a_short_line(tmp_path, text
     assert len(result.stderr) < 500 + len(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"key{number}: 1" for number in range(4_000)),
+        f"? {'k' * 400_000}\n: 1",
+        f"Unknown: {'v' * 400_000}",
+        f"ResourceConfig: {{InstanceType: {'m' * 400_000}}}",
+        f"HyperParameters: {{epochs: {'9' * 3} , nodes: '{'9' * 5000}'}}",
+        f"HyperParameters: {{? {'h' * 300_000} : a}}",
+        f"Tags: [{{Key: {'t' * 300_000}, Value: a}}]",
+        f"InputDataConfig: [{{ChannelName: {'c' * 300_000}}}]",
+        f"OutputDataConfig: {{S3OutputPath: 's3://{'b' * 300_000}'}}",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_request_with_too_much_of_anything_is_refused_briefly(tmp_path, text):
+    (tmp_path / "request.yaml").write_text(text)
+    result = CliRunner().invoke(main, ["train", str(tmp_path / "request.yaml"), "--prices", __file__])
+    assert result.exit_code == 1 and "nothing was started" in result.stderr
+    assert result.stderr.count("\n") <= 52 and len(result.stderr) < 30_000
+
+
 def test_a_pipe_is_read_like_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     writer = subprocess.Popen(["sh", "-c", f"echo 'a: 1' > {tmp_path / 'pipe'}"])

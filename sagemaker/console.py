@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -53,6 +54,16 @@ def remark(text: str, style: str | None = None) -> None:
     """Prints to standard error: what happens meanwhile, and errors; nothing where nobody reads it any more."""
     with contextlib.suppress(OSError):
         err.print(visible(text), markup=False, soft_wrap=True, style=style)
+
+
+def prepare_output() -> None:
+    """Makes both outputs take any text: escapes where their encoding has no é, nowhere where they were closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        else:
+            stream.reconfigure(errors="backslashreplace")
 
 
 def drop_unwritten_output() -> None:

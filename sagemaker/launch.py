@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 import click
 
 from build import build_training_request, build_tuning_request
-from console import drop_unwritten_output, out, print_failure, print_json, print_table, remark, say
+from console import drop_unwritten_output, out, prepare_output, print_failure, print_json, print_table, remark, say
 from error_lines import MENDABLE, line_and_code
 from follow import follow, follow_to_summary, leaderboard_view, log_view
 from image import refuse_wrong_platform
@@ -330,4 +330,5 @@ def push(image: str, repository: str, as_json: bool, **options: Any) -> None:
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # and is not ignored, as in a shell's background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    prepare_output()
     main()

@@ -7,8 +7,6 @@ from typing import Any
 from aws_model import short
 from request import at_job, bucket_name, entries, has_own_script, mapping, training_part
 
-MANIFESTS = ("ManifestFile", "AugmentedManifestFile")
-
 
 def input_mode(job: dict[str, Any], channel: dict[str, Any]) -> str:
     """How a channel's data reach the job: File, FastFile or Pipe."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import boto3
 import botocore.exceptions
 import pytest
+import yaml
 from botocore.awsrequest import AWSResponse
 from botocore.loaders import JSONFileLoader
 from botocore.retries.bucket import TokenBucket
@@ -184,6 +185,21 @@ def test_a_full_disk_for_the_answer_is_told(tmp_path, command):
         done = run(*command, "--runs", tmp_path, stdout=full)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: no space is left on the disk of standard output")
+
+
+def test_an_output_without_an_accent_gets_an_escape():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = ["train", "--dry-run", "--prices", __file__, "--tag", "team=é"]
+    done = run(*command, env=environment, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout)["Tags"] == [{"Key": "team", "Value": "é"}]
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_output_is_no_fault(tmp_path, closed):
+    command = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *LAUNCH, "list", "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

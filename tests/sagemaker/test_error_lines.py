@@ -14,7 +14,6 @@ from pathlib import Path
 import boto3
 import botocore.exceptions
 import pytest
-import yaml
 from botocore.awsrequest import AWSResponse
 from botocore.loaders import JSONFileLoader
 from botocore.retries.bucket import TokenBucket
@@ -187,12 +186,17 @@ def test_a_full_disk_for_the_answer_is_told(tmp_path, command):
     assert done.stderr.startswith("error: no space is left on the disk of standard output")
 
 
-def test_an_output_without_an_accent_gets_an_escape():
+def test_an_output_without_an_accent_gets_an_escape(tmp_path):
+    job = tmp_path / "é" / "one"
+    (job / "model").mkdir(parents=True)
+    (job / "model" / "model.keras").touch()
+    (job / ".lock").touch()
+    record = {"TrainingJobName": "one", "TrainingJobStatus": "Completed", "CreationTime": "2026-01-01T00:00:00+00:00"}
+    (job / "training_job.json").write_text(json.dumps(record))
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = ["train", "--dry-run", "--prices", __file__, "--tag", "team=é"]
-    done = run(*command, env=environment, stdout=subprocess.PIPE)
+    done = run("status", "one", "--runs", job.parent, env=environment, stdout=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, "")
-    assert yaml.safe_load(done.stdout)["Tags"] == [{"Key": "team", "Value": "é"}]
+    assert "/\\xe9/one/model/model.keras" in done.stdout
 
 
 @pytest.mark.parametrize("closed", ["1", "2"])

@@ -88,6 +88,7 @@ def fail(monkeypatch, tmp_path):
     monkeypatch.setattr(TokenBucket, "acquire", lambda *_arguments, **_options: True)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where a fault of ours leaves its traceback
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))

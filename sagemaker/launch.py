@@ -29,6 +29,7 @@ from ml import __version__
 from ml.errors import UserError
 from options import (
     RUNS,
+    SETTINGS_FILES,
     json_option,
     name_argument,
     on_option,
@@ -38,7 +39,6 @@ from options import (
     refuse_options_beside_resume,
     request_argument,
     request_options,
-    settings_files,
 )
 from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
@@ -93,7 +93,7 @@ class _Commands(click.Group):
 @click.pass_context
 def main(context: click.Context, settings_file: Path | None) -> None:
     """Train and tune position models: the same request as a process here, as a container, or on SageMaker."""
-    path = settings_file or next((path for path in settings_files() if path.is_file()), None)
+    path = settings_file or next((path for path in SETTINGS_FILES if path.is_file()), None)
     if path:
         values = read_settings_file(path)
         context.default_map = dict.fromkeys(main.commands, values)

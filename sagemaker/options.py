@@ -15,6 +15,16 @@ from request import bucket_name
 from yaml_files import read_yaml
 
 HERE = Path(__file__).resolve().parent
+
+
+def _settings_files() -> tuple[Path, ...]:
+    found = [Path("position-trainer.yaml")]
+    with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+        found.append(Path("~/.config/position-trainer.yaml").expanduser())
+    return tuple(found)
+
+
+SETTINGS_FILES = _settings_files()
 RUNS = "position-trainer.runs"  # where a click context's `meta` has the folders that the command writes to
 
 _IN_SETTINGS_FILES = ("role", "image", "bucket", "region", "runs")
@@ -26,14 +36,6 @@ def parse_pairs(_context: click.Context, _parameter: click.Parameter, values: tu
     if wrong:
         raise click.BadParameter(f"must be NAME=VALUE, received {wrong[0]!r}")
     return dict(value.split("=", 1) for value in values)
-
-
-def settings_files() -> list[Path]:
-    """Where a settings file is looked for."""
-    found = [Path("position-trainer.yaml")]
-    with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
-        found.append(Path("~/.config/position-trainer.yaml").expanduser())
-    return found
 
 
 def parse_runs(context: click.Context, _parameter: click.Parameter, value: Path) -> Path:

@@ -20,6 +20,7 @@ from botocore.retries.bucket import TokenBucket
 from click.testing import CliRunner
 from moto import mock_aws
 
+import options
 from launch import main
 from launching import ACCOUNT, LAUNCH, REGION
 
@@ -254,3 +255,12 @@ def test_ctrl_c_while_the_program_loads_leaves_no_traceback():
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert (process.returncode, told) in ((-signal.SIGINT, ""), (130, "interrupted\n"))
+
+
+def test_a_user_without_a_home_has_a_settings_file_here_alone(monkeypatch):
+    def unknown(user):
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert options._settings_files() == (Path("position-trainer.yaml"),)

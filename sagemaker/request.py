@@ -4,6 +4,7 @@ CreateTrainingJob and CreateHyperParameterTuningJob. These functions take a requ
 values are: a value of a wrong type reads as absent, and `aws_model` reports it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,6 +87,17 @@ def s3_sources(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: source for name, source in sources.items() if isinstance(source.get("S3Uri"), str)}
 
 
-def local_path(uri: str) -> Path:
-    """The path of a file:// URI, which holds what is special in URIs, blanks among them, percent-encoded."""
-    return Path(url2pathname(urlsplit(uri).path))
+def file_uri(paths: Sequence[Path]) -> str:
+    """The file:// URI of files or folders of this machine; several are joined by `|`, which no such URI has."""
+    return "|".join(path.resolve().as_uri() for path in paths)
+
+
+def local_paths(uri: str) -> list[Path]:
+    """The paths of `file_uri`'s result; what is special in URIs, blanks among them, is percent-encoded in it."""
+    return [Path(url2pathname(urlsplit(each).path)) for each in uri.split("|")]
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of an S3 URI; keys may have what `urlsplit` cuts at."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key

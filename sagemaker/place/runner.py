@@ -168,5 +168,10 @@ def _descendants() -> list[int]:
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Runs the job in the folder that the command line names."""
     _JobRun(Path(sys.argv[1]), int(sys.argv[2])).run()
+
+
+if __name__ == "__main__":
+    main()

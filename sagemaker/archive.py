@@ -24,4 +24,4 @@ def unpack(archive: Path, folder: Path) -> None:
                     raise UserError(f"{archive} holds more than {_MOST_BYTES / 1e9:g} GB")
                 opened.extract(member, folder, filter="data")
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{archive.name} is no whole archive: {error}") from None
+        raise UserError(f"{archive.name} is no whole archive: {' '.join(str(error).split())}") from None

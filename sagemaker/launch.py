@@ -7,7 +7,6 @@ python sagemaker/launch.py tune --on docker --max-parallel 2
 python sagemaker/launch.py COMMAND --help
 """
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -23,14 +22,13 @@ from build import build_training_request, build_tuning_request
 from console import out, print_failure, print_json, print_table, remark, say
 from follow import follow, follow_to_summary, leaderboard_view, log_view
 from ml.errors import UserError
-from models import job_record, model_files, path_of_model
+from models import path_of_model
 from options import (
     SETTINGS_FILES,
     PricesCommand,
     json_option,
     name_argument,
     on_option,
-    parse_pairs,
     place_of,
     place_options,
     read_settings_file,
@@ -41,7 +39,7 @@ from options import (
 from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
 from place.find import PLACES, find_job
-from predict import predict, reading_settings
+from predict import predict
 from publish import find_best_trial, publish_model, publish_path
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, read_metrics
 from rules import WrongRequest, check
@@ -319,61 +317,7 @@ def publish(
         say("published {File} to {ModelDb} {ModelKey}".format_map(published))
 
 
-@main.command("predict", cls=PricesCommand)
-@name_argument
-@click.option("--prices", multiple=True, metavar="PATH...", help="Files with prices, or a folder of them. Repeatable.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    callback=parse_pairs,
-    metavar="NAME=VALUE",
-    help="A setting for reading prices, such as prices_db. Repeatable.  [default: the job's]",
-)
-@click.option("--model-db", metavar="URL", help="NAME is a KYDB key of this database.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="[default: positions.parquet, if it is new]"
-)
-@on_option
-@json_option
-@place_options
-def predict_(
-    name: str,
-    prices: tuple[str, ...],
-    settings: dict[str, str],
-    model_db: str | None,
-    out: Path | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Write the positions that a model takes over prices, and print the last bar's.
-
-    NAME is a job, a folder with a model's files, a model.tar.gz, or with --model-db a key of KYDB.
-    """
-    target = out or Path("positions.parquet")
-    if out is None and target.exists():
-        raise UserError(f"{target} is there already; --out {target} replaces it")
-    path = None if model_db else path_of_model(name, options["runs"])
-    if model_db is None and path is None:
-        job = _find_job(name, options)
-        if job.tuning:
-            raise UserError(f"{name} is a tuning job; `best {name}` shows the trial to name")
-        path = job.place.collect(name) / "model"
-    with contextlib.nullcontext() if path is None else model_files(path) as folder:
-        own = job_record(folder)[1] if folder else {}
-        said = predict(
-            folder=folder,
-            model=(model_db, name) if model_db else None,
-            prices=list(prices),
-            settings=reading_settings(own, settings, from_files=bool(prices)),
-            out=target,
-        )
-    if as_json:
-        print_json(said)
-    else:
-        side = "long" if said["Position"] > 0 else "short"
-        say(f"{said['Time']}: {side} ({said['Position']:+d}), probability of buy {said['Probability']:.4f}")
-        say(f"positions: {said['Positions']} ({said['Rows']:,} bars)")
+main.add_command(predict)
 
 
 @main.command()

@@ -4,31 +4,87 @@ A job's model is asked by its SavedModel, which scales the prices itself, as it 
 and the training's own arithmetic scales for it.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
+import click
 
+from console import print_json, say
 from ml.errors import UserError
-from ml.settings import SETTINGS, Settings, parse_settings, parse_value
+from ml.settings import parse_value
+from models import job_record, model_files, path_of_model
+from options import PricesCommand, json_option, name_argument, on_option, parse_pairs, place_options
+from place.find import find_job
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-_WINDOWS = 4096  # at a time
+_PROGRAM = Path(__file__).resolve().with_name("predicting.py")
 _NEEDED = ("tensorflow", "keras", "pandas", "pyarrow", "kydb")
 _OF_THE_TRAINING = ("start_date", "end_date", "preset")  # what says nothing of how prices are read later
 
 
+@click.command(cls=PricesCommand)
+@name_argument
+@click.option("--prices", multiple=True, metavar="PATH...", help="Files with prices, or a folder of them. Repeatable.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    callback=parse_pairs,
+    metavar="NAME=VALUE",
+    help="A setting for reading prices, such as prices_db. Repeatable.  [default: the job's]",
+)
+@click.option("--model-db", metavar="URL", help="NAME is a KYDB key of this database.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="[default: positions.parquet, if it is new]"
+)
+@on_option
+@json_option
+@place_options
 def predict(
+    name: str,
+    prices: tuple[str, ...],
+    settings: dict[str, str],
+    model_db: str | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write the positions that a model takes over prices, and print the last bar's.
+
+    NAME is a job, a folder with a model's files, a model.tar.gz, or with --model-db a key of KYDB.
+    """
+    target = out or Path("positions.parquet")
+    if out is None and target.exists():
+        raise UserError(f"{target} is there already; --out {target} replaces it")
+    path = None if model_db else path_of_model(name, options["runs"])
+    if model_db is None and path is None:
+        job = find_job(name, options["runs"], options["region"], options["place_name"])
+        if job.tuning:
+            raise UserError(f"{name} is a tuning job; `best {name}` shows the trial to name")
+        path = job.place.collect(name) / "model"
+    with contextlib.nullcontext() if path is None else model_files(path) as folder:
+        own = job_record(folder)[1] if folder else {}
+        said = ask_model(
+            folder=folder,
+            model=(model_db, name) if model_db else None,
+            prices=list(prices),
+            settings=reading_settings(own, settings, from_files=bool(prices)),
+            out=target,
+        )
+    if as_json:
+        print_json(said)
+    else:
+        side = "long" if said["Position"] > 0 else "short"
+        say(f"{said['Time']}: {side} ({said['Position']:+d}), probability of buy {said['Probability']:.4f}")
+        say(f"positions: {said['Positions']} ({said['Rows']:,} bars)")
+
+
+def ask_model(
     *, folder: Path | None, model: tuple[str, str] | None, prices: list[str], settings: dict[str, str], out: Path
 ) -> dict[str, Any]:
     """Writes the positions over a price history.
@@ -36,8 +92,8 @@ def predict(
     Args:
         folder: of the model's files; None: `model` says where it is.
         model: KYDB URL and key of an .h5 file.
-        prices: a file or a folder; none: KYDB, as `settings` say.
-        settings: of the job, for reading prices.
+        prices: files or folders; none: KYDB, as `settings` say.
+        settings: for reading prices, `reading_settings`'s.
         out: the Parquet file to write.
 
     Returns:
@@ -51,7 +107,6 @@ def predict(
         raise UserError(
             f"predict needs {', '.join(missing)}, which the launcher does without: pip install -r requirements.txt"
         )
-    settings = {name: value for name, value in settings.items() if name in SETTINGS}
     question = {
         "folder": folder and str(folder.resolve()),
         "model": model,
@@ -60,7 +115,7 @@ def predict(
         "out": str(out),
     }
     done = subprocess.run(
-        [sys.executable, __file__, json.dumps(question)],
+        [sys.executable, _PROGRAM, json.dumps(question)],
         capture_output=True,
         text=True,
         check=False,
@@ -85,112 +140,3 @@ def reading_settings(job: dict[str, str], given: dict[str, str], *, from_files: 
     elif not parse_value("prices_db", settings.get("prices_db", "")):
         raise UserError("there are no prices; give --prices FILE or --set prices_db=URL")
     return settings
-
-
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    from io import BytesIO
-
-    import pandas as pd
-
-    from ml.files import write_whole
-
-    history = _read_prices(question["prices"], parse_settings(question["settings"]))
-    lookback, probabilities = _kydb_model(*question["model"]) if question["model"] else _served(question["folder"])
-    if len(history) < lookback:
-        raise UserError(f"there are {len(history):,} prices, and the model takes {lookback:,} for one position")
-    buy = probabilities(history)
-    positions = pd.DataFrame(
-        {"position": ((buy > 0.5) * 2 - 1).astype("int8"), "probability": buy}, index=history.index[lookback - 1 :]
-    )
-    content = BytesIO()
-    positions.to_parquet(content)
-    try:
-        write_whole(Path(question["out"]), content.getvalue())
-    except OSError as error:
-        raise UserError(f"{question['out']} cannot be written: {error.strerror}") from None
-    return {
-        "Time": str(positions.index[-1]),
-        "Position": int(positions["position"].iloc[-1]),
-        "Probability": float(positions["probability"].iloc[-1]),
-        "Rows": len(positions),
-        "Positions": question["out"],
-    }
-
-
-def _read_prices(prices: list[str], settings: Settings) -> "pd.DataFrame":
-    """The price history, read as a job reads it."""
-    from ml.data.sources import read_channel, read_kydb
-    from place.inputs import files_at
-    from request import file_uri
-
-    if not prices:
-        return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date)
-    with tempfile.TemporaryDirectory() as folder:  # where files lie as in a job's channel
-        channel = Path(folder) / settings.prices_channel
-        channel.mkdir()
-        for file in files_at(file_uri(list(map(Path, prices)))):
-            target = channel / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(file.path)
-        return read_channel(channel, settings.start_date, settings.end_date)
-
-
-_Model = tuple[int, Callable[["pd.DataFrame"], "np.ndarray"]]  # its lookback, and the chance of buy of each window
-
-
-def _served(folder: str) -> _Model:
-    import numpy as np
-    import tensorflow as tf
-
-    path = Path(folder) / "1"
-    if not (path / "saved_model.pb").is_file():
-        raise UserError(f"{folder} has no SavedModel 1/, which a job leaves beside its .h5 file")
-    loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
-    lookback = signature.structured_input_signature[1]["prices"].shape[1]
-
-    def probabilities(history: "pd.DataFrame") -> "np.ndarray":
-        windows = np.lib.stride_tricks.sliding_window_view(history["mid"].to_numpy(np.float64), lookback)
-        parts = [windows[first : first + _WINDOWS] for first in range(0, len(windows), _WINDOWS)]
-        answers = [next(iter(signature(prices=tf.constant(part)).values())) for part in parts]
-        return np.concatenate([answer.numpy()[:, 1] for answer in answers])
-
-    return lookback, probabilities
-
-
-def _kydb_model(url: str, key: str) -> _Model:
-    import keras
-    import numpy as np
-
-    from ml.databases import connect
-    from ml.errors import one_line, redacted
-    from ml.train_sequence import TrainSequence
-
-    try:
-        content = connect(url)[key]
-    except KeyError:
-        raise UserError(f"there is no model {key} in {redacted(url)}") from None
-    except Exception as error:
-        raise UserError(f"the model {key} in {redacted(url)} cannot be read: {one_line(error)}") from None
-    try:
-        with tempfile.NamedTemporaryFile(suffix=".h5") as file:
-            file.write(content)
-            file.flush()
-            model: Any = keras.models.load_model(file.name, compile=False)
-        lookback = model.input_shape[1]
-    except Exception as error:
-        raise UserError(f"{key} in {redacted(url)} is no model of such a job: {one_line(error)}") from None
-
-    def probabilities(history: "pd.DataFrame") -> "np.ndarray":
-        sequence = TrainSequence(history[["mid"]].assign(position=0), lookback, _WINDOWS, enable_shuffle=False)
-        return np.concatenate([np.asarray(model(sequence[part][0]))[:, 1] for part in range(len(sequence))])
-
-    return lookback, probabilities
-
-
-if __name__ == "__main__":
-    try:
-        said = _answer(json.loads(sys.argv[1]))
-    except UserError as error:
-        said = {"error": str(error)}
-    print(json.dumps(said))

@@ -119,7 +119,7 @@ def test_packages_that_are_missing_are_named(trained, monkeypatch, tmp_path):
 
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "tensorflow" else name)
     with pytest.raises(UserError, match=r"predict needs tensorflow, .*: pip install -r requirements.txt"):
-        module.predict(folder=tmp_path, model=None, prices=[], settings={}, out=tmp_path / "p.parquet")
+        module.ask_model(folder=tmp_path, model=None, prices=[], settings={}, out=tmp_path / "p.parquet")
 
 
 @pytest.mark.parametrize("form", ["model.tar.gz", "runs/one", "runs/one/model"])

@@ -168,17 +168,18 @@ class LocalPlace(TuningFolders):
         return record
 
     def remove_trial(self, name: str, tuning: dict[str, Any]) -> None:
-        """Ends whatever is left of a tuning job's own trial and forgets it.
+        """Forgets a tuning job's own trial that has ended.
 
         Raises:
-            UserError: it is of something that the tuning job did not make, or cannot be read.
+            UserError: it is of something that the tuning job did not make, or cannot be read, or may still run.
         """
         record = self.describe_trial(name, tuning)
-        if record["TrainingJobStatus"] not in FINAL:
-            self.stop(name)
-            for _ in self.lines(name, follow=True):
-                pass
-        engine.signal_containers(record, signal.SIGKILL)
+        try:
+            running = bool(engine.running_containers(record))
+        except engine.EngineSilent as silence:
+            raise UserError(f"whether the container of {name} still runs is not known: {silence}") from None
+        if running or record["TrainingJobStatus"] not in FINAL:
+            raise UserError(f"{name} still runs; stop {name} ends it")
         shutil.rmtree(self.folder(name), ignore_errors=True)
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:

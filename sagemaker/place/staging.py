@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml.errors import UserError
 from ml.files import sync_folder
-from place.record import JOB_LOCK, is_locked, take_lock
+from place.record import JOB_LOCK, TUNING_RECORD, is_locked, take_lock
 
 _PREFIX = ".starting-"
 _ABANDONED_SECONDS = 60  # a start takes its lock well before
@@ -68,7 +68,9 @@ def refuse_taken(folder: Path) -> None:
         UserError: there is something in the folder's place.
     """
     if os.path.lexists(folder):
-        raise UserError(f"there is a job {folder.name} already, in {folder}; choose another --name")
+        tuning = (folder / TUNING_RECORD).is_file()
+        way_on = f", or go on with it by tune --resume {folder.name}" if tuning else ""
+        raise UserError(f"there is a job {folder.name} already, in {folder}; choose another --name{way_on}")
 
 
 @contextlib.contextmanager

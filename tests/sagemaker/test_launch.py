@@ -253,6 +253,8 @@ def test_a_wrong_settings_file_is_told(tmp_path, text, told):
     assert (done.returncode, done.stderr) == (1, f"error: the settings file {settings} {told}\n")
 
 
-@pytest.mark.parametrize("command", ["train", "tune", "status", "logs", "stop", "list", "best", "publish", "push"])
+@pytest.mark.parametrize(
+    "command", ["train", "tune", "status", "logs", "stop", "list", "best", "publish", "predict", "push"]
+)
 def test_every_command_has_help(launch, command):
     assert launch(command, "--help").startswith("Usage: launch.py")

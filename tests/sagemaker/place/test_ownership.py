@@ -15,6 +15,8 @@ from ml.errors import UserError
 from place.local import LocalPlace
 from place.record import JOB_LOCK, signal_job
 
+pytestmark = pytest.mark.slow
+
 SLOW = ["--set", "epochs=600", "--env", "STUB_SECONDS=0.05"]
 
 
@@ -72,6 +74,24 @@ def test_a_folder_without_a_record_is_not_removed(tmp_path):
     (tmp_path / "t-001").mkdir()
     with pytest.raises(UserError, match="move it out of"):
         LocalPlace(tmp_path).remove_trial("t-001", {"HyperParameterTuningJobName": "t"})
+    assert (tmp_path / "t-001").is_dir()
+
+
+def test_an_engine_that_is_silent_leaves_a_container_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere.sock")
+    (tmp_path / "t-001").mkdir()
+    content = {
+        "TrainingJobName": "t-001",
+        "TrainingJobStatus": "InProgress",
+        "CreationTime": "2026",
+        "TuningJobName": "t",
+        "ContainerLabels": {"position-trainer.start": "a"},
+    }
+    (tmp_path / "t-001" / "training_job.json").write_text(json.dumps(content))
+    place = LocalPlace(tmp_path)
+    assert "whether its container runs is not known" in place.describe("t-001")["FailureReason"]
+    with pytest.raises(UserError, match="whether the container of t-001 still runs is not known"):
+        place.remove_trial("t-001", {"HyperParameterTuningJobName": "t"})
     assert (tmp_path / "t-001").is_dir()
 
 

@@ -102,6 +102,7 @@ def test_a_tuning_job_that_fails_at_any_step_leaves_nothing(tmp_path, prices, mo
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["p"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_with_its_path_and_leaves_nothing(launch, tmp_path):
     launch.runs.mkdir()
     mounted = subprocess.run(
@@ -121,6 +122,7 @@ def test_a_full_disk_is_told_with_its_path_and_leaves_nothing(launch, tmp_path):
         subprocess.run(["umount", launch.runs], check=True)
 
 
+@pytest.mark.slow
 def test_an_s3_that_cannot_be_reached_leaves_nothing(launch, monkeypatch):
     for name, value in (("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ("AWS_ACCESS_KEY_ID", "a")):
         monkeypatch.setenv(name, value)
@@ -158,6 +160,7 @@ class _SlowS3(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_slow_download_leaves_nothing(launch, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _SlowS3)
     server.began, server.ended = threading.Event(), threading.Event()
@@ -258,6 +261,7 @@ def test_a_key_that_is_a_file_and_a_folder_starts_nothing(tmp_path, monkeypatch)
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_prices_are_several_files_as_a_shell_expands_them(launch, tmp_path):
     for year in (2019, 2020):
         (tmp_path / f"{year}.csv").write_text("dt,mid\n")

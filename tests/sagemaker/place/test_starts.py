@@ -183,6 +183,15 @@ def test_ctrl_c_in_a_slow_download_leaves_nothing(launch, monkeypatch):
     assert list(launch.runs.iterdir()) == []
 
 
+def test_ctrl_c_between_the_name_and_the_process_stops_the_job(tmp_path, prices, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(LocalPlace, "stop", lambda _, name: stopped.append(name))
+    monkeypatch.setattr("place.local.spawn", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        LocalPlace(tmp_path / "runs").start(request(prices.as_uri()))
+    assert stopped == ["one"] and (tmp_path / "runs" / "one" / "training_job.json").is_file()
+
+
 def test_what_a_killed_start_left_is_removed_by_the_next_one(tmp_path):
     runs = tmp_path / "runs"
     abandoned, fresh, held = (runs / f".starting-{name}" for name in ("old", "new", "held"))

@@ -16,7 +16,7 @@ from ml.files import write_json
 from place import engine, inputs, staging
 from place.base import FINAL, NoSuchJob, Upload
 from place.folders import POLL_SECONDS, is_trial_of
-from place.record import LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
+from place.record import JOB_LOCK, LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
 from place.tuning import TuningFolders, spawn
 from request import local_paths, name_of, s3_sources
 
@@ -144,7 +144,7 @@ class LocalPlace(TuningFolders):
             return
         # The runner was killed, and its job runs on; nobody else writes the record.
         write_record(folder / RECORD, record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"})
-        signal_job(folder, record, signal.SIGTERM)
+        signal_job(record, signal.SIGTERM, folder / JOB_LOCK)
 
     def collect(self, name: str) -> Path:
         """The folder with the job's model/ and output/."""

@@ -98,15 +98,19 @@ def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[fl
     return found
 
 
-def signal_job(folder: Path, record: dict[str, Any], number: signal.Signals) -> None:
+def signal_job(record: dict[str, Any], number: signal.Signals, lock: Path | None = None) -> None:
     """Sends a signal to a job: to its container, since the docker command passes no SIGKILL on, or to its processes.
 
-    The group of processes must hold the job's lock, as a group that got the same number later does not.
+    Args:
+        record: the job's.
+        number: the signal.
+        lock: the file that the job's process must have open: others may have got its number since. None: it is the
+            caller's own child.
     """
     if engine.signal_containers(record, number):
         return
     with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
-        if _holds(record["JobPid"], folder / JOB_LOCK):
+        if lock is None or _holds(record["JobPid"], lock):
             os.killpg(record["JobPid"], number)
 
 

@@ -79,7 +79,7 @@ class _JobRun:
         """
         started = time.monotonic()
         limit = self._record["StoppingCondition"].get("MaxRuntimeInSeconds", float("inf"))
-        asked, kill_at = False, float("inf")
+        asked, killed, kill_at = False, False, float("inf")
         while (code := self._poll()) is None or (left_behind := _descendants()):
             elapsed = time.monotonic() - started
             if elapsed > limit and not self._stopped_because:
@@ -90,9 +90,10 @@ class _JobRun:
                     self._folder / RECORD,
                     self._record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"},
                 )
-                signal_job(self._folder, self._record, signal.SIGTERM)
-            if code is None and elapsed > kill_at:
-                signal_job(self._folder, self._record, signal.SIGKILL)
+                signal_job(self._record, signal.SIGTERM)
+            if code is None and elapsed > kill_at and not killed:
+                killed = True
+                signal_job(self._record, signal.SIGKILL)
             if code is not None and (not asked or elapsed > kill_at):
                 for pid in left_behind:
                     with contextlib.suppress(ProcessLookupError):

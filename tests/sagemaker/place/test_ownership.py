@@ -99,7 +99,7 @@ def test_a_process_that_does_not_hold_the_jobs_lock_gets_no_signal(tmp_path):
     (tmp_path / JOB_LOCK).touch()
     other = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        signal_job(tmp_path, {"JobPid": other.pid}, signal.SIGKILL)
+        signal_job({"JobPid": other.pid}, signal.SIGKILL, tmp_path / JOB_LOCK)
         time.sleep(0.2)
         assert other.poll() is None
     finally:

@@ -57,7 +57,7 @@ class Search:
     """One tuning job from wherever it is to its end.
 
     Args:
-        folder: the tuning job's, with its record.
+        folder: the tuning job's, with its record; also the current folder.
     """
 
     def __init__(self, folder: Path):
@@ -86,7 +86,7 @@ class Search:
         self._began = datetime.now()
         self._study = optuna.create_study(
             study_name=self._name,
-            storage=f"sqlite:///{folder / 'search.db'}",
+            storage="sqlite:///search.db",  # of the current folder: in a path SQLAlchemy obeys `?` and `%`
             load_if_exists=True,
             direction="maximize" if self._maximize else "minimize",
             pruner=self._make_pruner(),
@@ -371,6 +371,7 @@ def _end_of(trial: FrozenTrial) -> datetime:
 
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    os.chdir(sys.argv[1])
     search = Search(Path(sys.argv[1]))
     try:
         search.run()

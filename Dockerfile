@@ -28,7 +28,13 @@ RUN set -eu; \
     find . -type d \( -name tests -o -name test \) -path './[hmnps]*' -prune -exec rm -rf {} +
 
 FROM ${BASE_IMAGE}
+# No program may lend its owner's rights, and of the two pips only the environment's is needed: the toolkit installs a
+# requirements.txt that comes with a user's own script. Debian's apt stays for images that are built from this one.
+RUN find / -xdev -type f -perm /6000 -exec chmod a-s {} + && \
+    rm -rf /usr/local/bin/pip* /usr/local/lib/python3.11/site-packages/*
 COPY --from=packages /opt/venv /opt/venv
+# TensorFlow opens CUDA's libraries by name, and its own search path lacks the folder of one of them (libcusolver).
+RUN (ls -d /opt/venv/lib/python3.11/site-packages/nvidia/*/lib 2>/dev/null || true) >/etc/ld.so.conf.d/cuda.conf && ldconfig
 # Not under /opt/ml, which SageMaker mounts over. A HOME that any user can write, for --user and --read-only.
 ENV PATH=/opt/program/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/program \
@@ -37,13 +43,16 @@ ENV PATH=/opt/program/bin:/opt/venv/bin:$PATH \
     TF_CPP_MIN_LOG_LEVEL=2
 COPY container /opt/program
 RUN python -m compileall -q /opt/program
+# Root, as SageMaker needs: it mounts /opt/ml as root's. Elsewhere any --user will do.
 # Exec form: the program is process 1 and gets the SIGTERM that SageMaker and `docker stop` send.
 CMD ["train"]
 
 ARG VERSION=dev
 ARG REVISION=unknown
+ARG ACCELERATOR=cpu
 LABEL org.opencontainers.image.title="position-trainer" \
       org.opencontainers.image.description="SageMaker training container for trading models on minutely prices" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      position-trainer.accelerator="${ACCELERATOR}"

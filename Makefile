@@ -4,32 +4,38 @@ PYTHON ?= python3.11
 VENV := .venv
 IMAGE ?= position-trainer
 ACCELERATOR ?= cpu
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' container/ml/__init__.py)
 # Where there is a stand-in for the official base image with this machine's registry settings, it is used.
 LOCAL_BASE := python-local:3.11-slim-bookworm
 BASE = $(shell docker image inspect $(LOCAL_BASE) >/dev/null 2>&1 && echo --network host --build-arg BASE_IMAGE=$(LOCAL_BASE))
+export DOCKER_DEFAULT_PLATFORM = linux/amd64  # what SageMaker's instances are, also where this machine is not
 BIN := $(VENV)/bin
-PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe \
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	--no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+# A worker takes about 1 GB of memory, and what it starts as much again.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 N ?= 100000
 SECONDS ?= 300
 UNDER_TEST = PYTHONPATH=container:sagemaker:tests/support:tests/tools $(BIN)/python
 
-.PHONY: help setup train tune test lint bench research chaos fuzz load image licences requirements clean
+.PHONY: help setup train tune test test-fast lint coverage bench research chaos fuzz load image licences requirements \
+	clean
 
 help:  ## what there is to make
-	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(VENV)/job  ## the virtual environment .venv
 
 $(VENV)/job: requirements.txt sagemaker/requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed; name another with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r sagemaker/requirements.txt
+	$(PIP) -r requirements.txt -r sagemaker/requirements.txt
 	@touch $@
 
 $(VENV)/tests: $(VENV)/job tests/requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(PIP) -r tests/requirements.txt
 	@touch $@
 
 train: setup  ## a training job on this machine [PRICES=FILE] [ARGS="--set name=value ..."]
@@ -38,26 +44,38 @@ train: setup  ## a training job on this machine [PRICES=FILE] [ARGS="--set name=
 tune: setup  ## a tuning job on this machine [PRICES=FILE] [ARGS="--set name=value ..."]
 	$(BIN)/python sagemaker/launch.py tune --on local $(if $(PRICES),--prices "$(PRICES)") $(ARGS)
 
-test: $(VENV)/tests lint  ## all tests [ARGS="-k name"]
-	$(BIN)/python -m pytest $(ARGS)
+test: lint  ## lint, then every test [ARGS="-k name"]
+	$(PYTEST) $(ARGS)
 
-lint: $(VENV)/tests
+test-fast: $(VENV)/tests  ## the tests without servers, containers and processes [ARGS="-k name"]
+	$(PYTEST) -m "not slow" $(ARGS)
+
+lint: $(VENV)/tests  ## ruff, its format, types, import rules, the examples in docstrings
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	@PYTHONPATH=container $(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python -m pytest --quiet -p examples --doctest-modules container/ml
+
+coverage: $(VENV)/tests  ## lines and branches that the tests run, in their processes too [ARGS="-k name"]
+	rm -f .coverage*
+	$(BIN)/coverage run -m pytest -n auto --maxprocesses 4 $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 image:  ## the Docker image [IMAGE=name] [ACCELERATOR=gpu]
 	docker build --quiet $(BASE) --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) \
-		--build-arg VERSION=$(shell git describe --tags --always --dirty) --build-arg REVISION=$(shell git rev-parse HEAD) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) .
 	@docker image inspect $(IMAGE) --format '$(IMAGE): {{.Size}} bytes'
+ifeq ($(ACCELERATOR),gpu)
+	@docker run --rm --interactive --network none $(IMAGE) python - < tests/tools/cuda_libraries.py
+endif
 
 research: $(VENV)/tests  ## what the model is worth on real prices, and what was tried [ARGS="folds NAME"]
 	PYTHONPATH=container $(BIN)/python tests/tools/research.py $(ARGS)
 
-licences: $(VENV)/tests  ## what is in the image: name, version, licence [IMAGE=name]
-	@docker run --rm --network none --volume $(CURDIR)/$(VENV)/lib/python3.11/site-packages:/tools:ro $(IMAGE) \
-		python -c 'import sys; sys.path.append("/tools"); import piplicenses; piplicenses.main()' \
-		--python /opt/venv/bin/python3 --with-system --format markdown
-	@echo; echo "| Debian package | Version | Licence |"; echo "|---|---|---|"; docker run --rm --network none $(IMAGE) \
-		dpkg-query --show --showformat '| $${Package} | $${Version} | /usr/share/doc/$${Package}/copyright |\n'
+licences: $(VENV)/tests  ## what is in the image: name, version, licence; sbom.cdx.json has it for programs [IMAGE=name]
+	@$(BIN)/python tests/tools/sbom.py $(IMAGE) sbom.cdx.json
 
 bench: $(VENV)/tests  ## every benchmark, in one run [ARGS="case ..."]
 	$(BIN)/python tests/tools/bench.py $(ARGS)
@@ -68,8 +86,9 @@ chaos: $(VENV)/tests  ## kills jobs at random moments [N=200] [ARGS="--image nam
 fuzz: $(VENV)/tests  ## broken inputs of every kind [N=100000] [ARGS="surface ..."]
 	$(UNDER_TEST) tests/tools/fuzz.py -n $(N) $(ARGS)
 
-load: $(VENV)/tests  ## 16 jobs that publish to one KYDB key and read it [SECONDS=300]
+load: $(VENV)/tests  ## 16 jobs that publish to one KYDB key and read it, then 2 writers of one series [SECONDS=300]
 	$(UNDER_TEST) tests/tools/load.py --seconds $(SECONDS)
+	$(UNDER_TEST) tests/tools/series_load.py --seconds $(SECONDS)
 
 requirements: $(VENV)/tests  ## pin again what the .in files name
 	$(PIP_COMPILE) -o requirements.txt requirements.in
@@ -79,4 +98,4 @@ requirements: $(VENV)/tests  ## pin again what the .in files name
 	$(PIP_COMPILE) -o tests/requirements.txt tests/requirements.in
 
 clean:  ## delete .venv; runs/ is yours
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -4,34 +4,31 @@ The sagemaker-training toolkit's `train` command runs `main` (SAGEMAKER_TRAINING
 own process, so that the signals SageMaker sends arrive here.
 """
 
-import contextlib
-import dataclasses
 import functools
-import gc
-import importlib
-import logging
-import os
-import sys
-import traceback
-from pathlib import Path
-from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from ml.data.history import fingerprint, gaps
-from ml.data.sources import read_channel, read_kydb
+from ml.data.prices import described as described_prices
+from ml.data.prices import labelled_prices, price_facts
 from ml.databases import configure_aws
-from ml.deliver.model_store import ModelTarget, check_folder, h5_content, library_versions, save_model
-from ml.errors import UserError, one_line, redacted
-from ml.files import write_json
-from ml.learn.folds import Fold, Outcome, Trained, fold_table, folds_of, mean_metrics, train_in_turn
-from ml.metrics import performance_line
-from ml.optimal_position import labelled
+from ml.dates import day_of_job
+from ml.deliver.guard import Decision, decide
+from ml.deliver.model_files import check_folder, h5_content, save_model
+from ml.deliver.publishing import ModelTarget, description
+from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
+from ml.errors import UserError, one_line
+from ml.hyperparameters import parse_settings
+from ml.judge.judging import judge_models
+from ml.learn.fold_training import Places, train_fold
+from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
+from ml.learn.folds import described as described_folds
+from ml.log import say
 from ml.platform.failure import failures_reported
+from ml.platform.hardware import find_instance
 from ml.platform.job import Job, base_folder, read_job
-from ml.platform.memory import check_memory
+from ml.platform.memory import available_memory, check_memory
 from ml.platform.stop import StopSignal
-from ml.settings import Settings, parse_settings
+from ml.settings import Settings
 
 
 def main() -> None:
@@ -40,62 +37,130 @@ def main() -> None:
     base = base_folder()
     with failures_reported(base):
         job = read_job(base)
-        settings = parse_settings(job.hyperparameters)
-        _refuse_several_hosts(job)
+        settings = parse_settings(job.hyperparameters, day_of_job(job.hyperparameters, job.checkpoints, job.name))
+        job.refuse_several_hosts()
         configure_aws(settings.kydb_timeout)
         check_folder(job.model, settings.weights)
-        target = (
-            ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout)
-            if settings.model_db
-            else None
-        )
+        target = _target(job, settings)
         try:
             if target:
-                target.check(settings, given_up=lambda: stop.is_set)
-            history = labelled(_price_history(job, settings, stop), settings.horizon, settings.spread)
+                target.check(settings, given_up=stop)
+            history, understood = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
         except UserError:
-            if not stop.is_set:  # which ends the waiting for a KYDB that does not answer
+            if not stop():  # which ends the waiting for a KYDB that does not answer
                 raise
-        if stop.is_set:
-            print("stopped before training began: there is no model", flush=True)
+        if stop():
+            say("stopped before training began: there is no model")
             return
         folds = folds_of(history, settings)
         check_memory(settings, len(history))
-        record = _job_record(job, settings, folds)
-        outcome = train_in_turn(folds, functools.partial(_trained, job, settings, record, stop), stop)
-        result = outcome.kept.result
-        h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
-        write_json(job.model / "job.json", record)
-        write_json(
-            job.model / "metrics.json",
-            metrics := {
-                "job": job.name,
-                "best_epoch": result.best_epoch,
-                "stopped": outcome.stopped,
-                "published": None,
-                "best": result.history[result.best_epoch - 1] if result.best_epoch else {},
-                "epochs": [{"epoch": number} | epoch for number, epoch in enumerate(result.history, 1)],
-            },
-        )
-        if outcome.stopped:
-            what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
-            print(f"stopped: {what} is in {job.model}, nothing was published", flush=True)
-            return
-        if target:
-            metrics["published"] = target.publish(
-                h5_file.read_bytes(), settings.publish_seconds, given_up=lambda: stop.is_set
+        say(described_prices(history, understood.rows))
+        say(described_folds(folds))
+        data = price_facts(history) | rows_of_parts(folds) | {"source": understood.as_json()}
+        record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
+        instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
+        record["device"] = instance.description
+        say(f"device: {instance.description}")
+        places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
+        train = functools.partial(train_fold, settings, instance, record["data"]["sha256"], places, stop)
+        outcome = train_in_turn(folds, train, stop)
+        _deliver(job, settings, target, folds, outcome, record, stop)
+
+
+def _target(job: Job, settings: Settings) -> ModelTarget | None:
+    """Where the model is published; None: nowhere."""
+    if not settings.model_db:
+        return None
+    return ModelTarget(settings.model_db, settings.model_key, job.name, settings.kydb_timeout)
+
+
+def _deliver(
+    job: Job,
+    settings: Settings,
+    target: ModelTarget | None,
+    folds: list[Fold],
+    outcome: Outcome,
+    record: JobRecord,
+    stop: StopSignal,
+) -> None:
+    """Saves the model that is kept; unless the job was stopped, says what it is worth and publishes it."""
+    result = outcome.kept.result
+    metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
+    h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
+    if outcome.stopped:
+        what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
+        say(f"stopped: {what} is in {job.model}, nothing was published")
+        return
+    keep = functools.partial(write_metrics, job.model, metrics)
+    if settings.validation_fraction:
+        judge_models(folds, outcome, settings, record, metrics, keep, job.output_data)
+    if target:  # after the measuring, so that the version's record has the verdict
+        decision = _decision(settings, record, folds[-1], outcome.kept, h5, target, stop)
+        metrics["publication"] = decision.reason
+        if decision.publish:
+            metrics["published"] = target.publish(h5, settings, description(record, metrics), given_up=stop)
+        else:
+            metrics["published"] = False
+            say(
+                f"NOT PUBLISHED: {decision.reason}; the model is kept in model/, publish it all the same with: "
+                f"launch.py publish {job.name}"
             )
-            write_json(job.model / "metrics.json", metrics)
-        if settings.validation_fraction:
-            _report(job, settings, folds, outcome, record, metrics)
+        keep()
 
 
-def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> Path:
-    """Saves the model in model/; where that fails, KYDB gets it all the same, and the job fails."""
+def _decision(
+    settings: Settings,
+    record: JobRecord,
+    fold: Fold,
+    kept: Trained,
+    h5: bytes,
+    target: ModelTarget,
+    stop: StopSignal,
+) -> Decision:
+    """Whether publish_if lets the model be published, by the held-out rows of the last fold."""
+    if settings.publish_if == "always":
+        return Decision(True, "publish_if=always")
     try:
-        return save_model(model, job.model, settings.h5_name)
+        content, before = target.current(settings.publish_seconds, given_up=stop)
+    except Exception as error:
+        return Decision(False, f"the model under the key cannot be read: {one_line(error)}")
+    probability = kept.predict()
+    held_out = fold.history.iloc[len(fold.history) - len(probability) :]
+
+    def compare():
+        # Imported here, since SciPy takes a moment that a job which compares nothing need not wait for.
+        from ml.judge.bars import bar_length
+        from ml.judge.comparison import compared
+        from ml.judge.performance import block_of
+        from ml.learn.other_model import probabilities_of
+
+        # Both from their files: in the training's precision the same model has another loss than in float32.
+        new, old = (probabilities_of(each, fold.history, len(probability)) for each in (h5, content or b""))
+        block = block_of(settings.horizon, bar_length(held_out.index))
+        share = float((fold.train_rows["position"] > 0).mean())
+        return compared(new, old, held_out["position"].to_numpy() > 0, block, share)
+
+    usable = bool(np.isfinite(probability).all())
+    return decide(settings.publish_if, record["data"], None if content is None else before, compare, usable=usable)
+
+
+def _saved(
+    model, job: Job, settings: Settings, record: JobRecord, metrics: Metrics, target: ModelTarget | None
+) -> bytes:
+    """Saves the model in model/; where that fails, publishes it to KYDB anyway and fails the job.
+
+    Returns:
+        The bytes of its .h5 file.
+    """
+    h5 = h5_content(model)
+    try:
+        save_model(model, h5, job.model, settings.h5_name, {JOB_FILE: record, METRICS_FILE: metrics})
     except UserError as error:
-        kept = bool(target) and target.publish(h5_content(model), settings.publish_seconds)
+        kept = (
+            target is not None
+            and settings.publish_if == "always"  # nothing was compared yet
+            and target.publish(h5, settings, description(record))
+        )
         where = (
             f"it was published to {target}"
             if kept
@@ -104,200 +169,4 @@ def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> P
             else "it is lost, since the job has no checkpoints"
         )
         raise UserError(f"{error}; {where}") from error
-
-
-def _refuse_several_hosts(job: Job) -> None:
-    if len(job.hosts) > 1:
-        raise UserError(
-            f"the job has {len(job.hosts)} hosts and can use one; set ResourceConfig.InstanceCount "
-            "to 1, and choose an instance with more GPUs for more speed"
-        )
-
-
-def _price_history(job: Job, settings: Settings, stop: StopSignal) -> pd.DataFrame:
-    """The checked history between start_date and end_date, from KYDB or from a channel."""
-    if settings.prices_db:
-        return read_kydb(
-            settings.prices_db,
-            settings.prices_key,
-            settings.start_date,
-            settings.end_date,
-            patience=settings.read_seconds,
-            timeout=settings.kydb_timeout,
-            given_up=lambda: stop.is_set,
-        )
-    if settings.prices_channel not in job.channels:
-        raise UserError(
-            f"there are no prices: prices_db is empty and there is no channel "
-            f"{settings.prices_channel} (channels: {', '.join(job.channels) or 'none'}); "
-            "set prices_db and prices_key, or add the channel"
-        )
-    return read_channel(job.channels[settings.prices_channel], settings.start_date, settings.end_date)
-
-
-def _job_record(job: Job, settings: Settings, folds: list[Fold]) -> dict[str, Any]:
-    """What the model was made from (job.json), printed in short."""
-    history, train_rows, validation_rows = folds[-1].history, folds[-1].train_rows, folds[-1].validation_rows
-    found = gaps(history)
-    buys = float((history["position"] > 0).mean())
-    print(
-        f"prices: {len(history):,} rows from {history.index[0]} to {history.index[-1]}, {found}, "
-        f"{buys:.1%} labelled buy",
-        flush=True,
-    )
-    print(
-        f"training on {len(train_rows):,} rows, "
-        + (f"validating on the last {len(validation_rows):,}" if validation_rows is not None else "validation is off")
-        + (f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""),
-        flush=True,
-    )
-    values = {
-        name: str(value) if name in ("start_date", "end_date") and value else value
-        for name, value in dataclasses.asdict(settings).items()
-    }
-    values |= {name: redacted(values[name]) for name in ("prices_db", "model_db")}
-    return {
-        "job": job.name,
-        "instance_type": job.instance_type,
-        "settings": values,
-        "data": {
-            "rows": len(history),
-            "first": str(history.index[0]),
-            "last": str(history.index[-1]),
-            "gaps": found._asdict(),
-            "buy_share": buys,
-            "train_rows": len(train_rows),
-            "validation_rows": 0 if validation_rows is None else len(validation_rows),
-            "sha256": fingerprint(history),
-        },
-        "libraries": library_versions(),
-    }
-
-
-def _trained(job: Job, settings: Settings, record: dict[str, Any], stop: StopSignal, fold: Fold) -> Trained:
-    """A fold's model."""
-    # TensorFlow takes seconds to import, so what is wrong with a request is told before.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for name in ("absl", "tensorflow", "matplotlib"):  # which warn of .h5 files, asked for here, and tell of fonts
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with _banners_left_out(), _without_matplotlib():
-        importlib.import_module("tensorflow")
-        importlib.import_module("keras")
-    gc.enable()  # which bin/train disabled
-    from ml.learn.checkpoints import CheckpointFolder
-    from ml.learn.network import build_network
-    from ml.learn.trainer import Trainer
-    from ml.platform.hardware import find_instance
-    from ml.train_sequence import TrainSequence
-
-    instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
-    if fold.number == 1:
-        print(f"device: {instance.description}", flush=True)
-    record["device"] = instance.description
-    train = TrainSequence(fold.train_rows, settings.lookback, settings.batch_size, seed=settings.seed)
-    validation = (
-        None
-        if fold.validation_rows is None
-        else TrainSequence(fold.validation_rows, settings.lookback, settings.batch_size, enable_shuffle=False)
-    )
-    with instance.strategy.scope():
-        model = build_network(
-            settings.lookback,
-            settings.nodes,
-            settings.layers,
-            settings.dropout,
-            settings.seed,
-            centred=settings.centred,
-        )
-    trainer = Trainer(model, settings, instance, train, validation)
-    checkpoints = CheckpointFolder(job.checkpoints, str(Path(job.name, fold.subfolder))) if job.checkpoints else None
-    result = trainer.fit(
-        stop=stop,
-        checkpoints=checkpoints,
-        tensorboard=job.tensorboard / fold.subfolder if settings.tensorboard else None,
-        identity=_identity(settings, record, instance.precision, fold),
-        report=fold.report,
-    )
-    return Trained(model, result, trainer.probabilities)
-
-
-@contextlib.contextmanager
-def _banners_left_out():
-    """For TensorFlow's import: its libraries tell of oneDNN then, whatever their log level. Errors are Python's."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-
-
-@contextlib.contextmanager
-def _without_matplotlib():
-    """For Keras' import, which imports it where it is found, for plots that nobody asks for here: half a second."""
-    absent = sys.modules.setdefault("matplotlib", None) is None  # None: what Python takes for not installed
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules["matplotlib"]
-
-
-def _identity(settings: Settings, record: dict[str, Any], precision: str, fold: Fold) -> dict[str, Any]:
-    """What a checkpoint must share with the job that resumes from it: all that changes the weights.
-
-    More epochs are allowed: they continue the same training, unless the learning rate's way depends on them.
-    The last fold's is that of a job of one fold.
-    """
-    names = (
-        "lookback",
-        "horizon",
-        "nodes",
-        "layers",
-        "dropout",
-        "centred",
-        "batch_size",
-        "learning_rate",
-        "warmup_steps",
-        "schedule",
-        "weight_decay",
-        "label_smoothing",
-        "optimizer",
-        "seed",
-        "validation_fraction",
-        "monitor",
-        *(["epochs"] if settings.schedule == "cosine" else []),
-    )
-    return (
-        {name: getattr(settings, name) for name in names}
-        | {"precision": precision, "data": record["data"]["sha256"]}
-        | ({"fold": f"{fold.number} of {fold.count}"} if fold.subfolder else {})
-    )
-
-
-def _report(
-    job: Job, settings: Settings, folds: list[Fold], outcome: Outcome, record: dict[str, Any], metrics: dict[str, Any]
-) -> None:
-    """Measures what the model is worth, prints it and keeps it; the model is safe by then, whatever fails here."""
-    try:
-        # Imported here, since SciPy takes a moment that the first epoch need not wait for.
-        from ml.judge.performance import measured
-        from ml.judge.report import write_report
-
-        performances = [
-            measured(fold.history, len(fold.train_rows), probability, settings)
-            for fold, probability in zip(folds, [*outcome.probabilities, outcome.kept.predict()], strict=True)
-        ]
-        table = fold_table(folds, outcome.results, performances)
-        numbers = performances[-1].metrics | mean_metrics(table)
-        print(performance_line(numbers), flush=True)
-        print(performances[-1].verdict, performances[-1].profit_verdict, sep="\n", flush=True)
-        metrics |= {"performance": {"metrics": numbers} | performances[-1].as_json(), "folds": table}
-        write_json(job.model / "metrics.json", metrics)
-        page = write_report(job.output_data, record, metrics, folds[-1].history, performances[-1])
-        print(f"report: {page}", flush=True)
-    except Exception as error:
-        traceback.print_exc()
-        print(f"NO REPORT: {one_line(error)}; the model in {job.model} is whole", flush=True)
+    return h5

@@ -13,13 +13,12 @@ from typing import Any
 
 from ml.errors import redacted
 from ml.files import write_whole
+from ml.page import BLUE, GREY, ORANGE, chart, legend, number_ticks, plain, rendered
 from request import objective_of, ranges_of, training_part
 
 CSV = "leaderboard.csv"
 PAGE = "leaderboard.html"
 
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's, told apart by everybody
-_CHART_INCHES = (4.4, 2.9)  # that the text is readable at a phone's width
 _COUNTED = ("Completed", "Stopped")  # statuses whose objective counts; a stopped job has been somewhere too
 
 
@@ -65,15 +64,13 @@ def write_files(folder: Path, tuning: dict[str, Any], trials: list[dict[str, Any
     """Writes the leaderboard's CSV and page into a folder, each whole or not at all."""
     columns, rows = table(tuning, trials)
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([columns, *rows])
+    csv.writer(text).writerows([map(_without_spreadsheet_formula, row) for row in (columns, *rows)])
     for name, content in ((CSV, text.getvalue()), (PAGE, page(tuning, trials))):
         write_whole(folder / name, content)
 
 
 def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
     """One HTML page with everything in it: no script, and nothing is fetched."""
-    import jinja2
-
     metric, maximize = objective_of(tuning)
     columns, rows = table(tuning, trials)
     best = best_of(trials, maximize=maximize)
@@ -86,20 +83,19 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
             (f"{metric} against {entry['Name']}", _range_chart(trials, metric, kind, entry, best))
             for kind, entry in ranges_of(tuning)
         ]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string((Path(__file__).parent / "leaderboard.html").read_text(encoding="utf-8"))
-    return template.render(
-        tuning=tuning,
-        metric=metric,
-        maximize=maximize,
-        columns=columns,
-        rows=rows,
-        best=best,
-        best_value=best and f"{objective_value(best):.6g}",
-        settings=settings,
-        charts=charts,
+    return rendered(
+        Path(__file__).parent / "leaderboard.html",
+        {
+            "tuning": tuning,
+            "metric": metric,
+            "maximize": maximize,
+            "columns": columns,
+            "rows": rows,
+            "best": best,
+            "best_value": best and f"{objective_value(best):.6g}",
+            "settings": settings,
+            "charts": charts,
+        },
     )
 
 
@@ -109,6 +105,15 @@ def _cut(text: str) -> str:
         return text if float(text).is_integer() else f"{float(text):.4g}"
     except ValueError:
         return text
+
+
+def _without_spreadsheet_formula(text: str) -> str:
+    """A cell's text, which a spreadsheet shows and does not compute; numbers stay numbers."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return text
 
 
 def _parse_time(value: str | datetime) -> datetime:
@@ -125,32 +130,19 @@ def _seconds_of(trial: dict[str, Any]) -> float | None:
 # Charts: SVG pictures as data URLs, so that neither their names nor their styles meet
 
 
-def _make_axes(label: str, metric: str) -> Any:
-    from matplotlib.figure import Figure  # no pyplot: no state, no display
-
-    axes = Figure(figsize=_CHART_INCHES, layout="constrained").add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+def _axes(label: str, metric: str) -> Any:
+    axes = chart(x=label, y=metric)
     axes.margins(0.08)
-    axes.set_xlabel(label)
-    axes.set_ylabel(metric)
+    number_ticks(axes.yaxis)
     return axes
 
 
 def _as_url(axes: Any) -> str:
     if axes.lines:
-        axes.figure.legend(
-            loc="outside upper right", ncols=4, columnspacing=1, handletextpad=0.3, frameon=False, fontsize="small"
-        )
+        legend(axes.figure, 4)
     buffer = io.BytesIO()
     axes.figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _without_formulas(text: str) -> str:
-    """Text that matplotlib takes for text: a dollar sign would start a formula."""
-    return text.replace("$", r"\$")
 
 
 def _progress_chart(trials: list[dict[str, Any]], metric: str, maximize: bool) -> str:
@@ -158,7 +150,7 @@ def _progress_chart(trials: list[dict[str, Any]], metric: str, maximize: bool) -
         (trial for trial in trials if objective_value(trial) is not None and "TrainingEndTime" in trial),
         key=lambda trial: _parse_time(trial["TrainingEndTime"]),
     )
-    axes = _make_axes("minutes since the start", _without_formulas(metric))
+    axes = _axes("minutes since the start", metric)
     if ended:
         start = min(_parse_time(trial["CreationTime"]) for trial in trials)
         minutes = [(_parse_time(trial["TrainingEndTime"]) - start).total_seconds() / 60 for trial in ended]
@@ -168,7 +160,7 @@ def _progress_chart(trials: list[dict[str, Any]], metric: str, maximize: bool) -
             minutes,
             [better(values[:count]) for count in range(1, len(values) + 1)],
             where="post",
-            color=_ORANGE,
+            color=ORANGE,
             label="best so far",
         )
         for status, marker in (("Completed", "o"), ("Stopped", "x")):
@@ -178,7 +170,7 @@ def _progress_chart(trials: list[dict[str, Any]], metric: str, maximize: bool) -
                 if trial["TrainingJobStatus"] == status
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), marker, color=_BLUE, label=status.lower())
+                axes.plot(*zip(*points, strict=True), marker, color=BLUE, label=status.lower())
     return _as_url(axes)
 
 
@@ -186,11 +178,11 @@ def _range_chart(
     trials: list[dict[str, Any]], metric: str, kind: str, entry: dict[str, Any], best: dict[str, Any] | None
 ) -> str:
     name = entry["Name"]
-    axes = _make_axes(_without_formulas(name), _without_formulas(metric))
+    axes = _axes(name, metric)
     categorical = kind == "CategoricalParameterRanges"
     if categorical:
         places = {str(value): index for index, value in enumerate(entry["Values"])}
-        axes.set_xticks(list(places.values()), [_without_formulas(value) for value in places])
+        axes.set_xticks(list(places.values()), [plain(value) for value in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
     elif entry.get("ScalingType") == "Logarithmic":
         axes.set_xscale("log", subs=[2, 5])
@@ -200,9 +192,9 @@ def _range_chart(
         low, high = float(entry["MinValue"]), float(entry["MaxValue"])
         axes.set_xlim(low, high)
     for status, marker, color, label in (
-        ("Completed", "o", _BLUE, "completed"),
-        ("Stopped", "x", _BLUE, "stopped"),
-        ("InProgress", "s", _GREY, "running"),
+        ("Completed", "o", BLUE, "completed"),
+        ("Stopped", "x", BLUE, "stopped"),
+        ("InProgress", "s", GREY, "running"),
     ):
         points = [
             (places[text] if categorical else float(text), value)
@@ -219,7 +211,7 @@ def _range_chart(
             [places[text] if categorical else float(text)],
             [objective_value(best) or 0],
             "D",
-            color=_ORANGE,
+            color=ORANGE,
             fillstyle="none",
             markersize=11,
             label="best",

@@ -17,7 +17,7 @@ import click
 
 from console import print_json, say
 from ml.errors import UserError
-from ml.settings import parse_value
+from ml.hyperparameters import parse_value
 from models import job_record, model_files, path_of_model
 from options import PricesCommand, json_option, name_argument, on_option, parse_pairs, place_options
 from place.find import find_job

@@ -13,11 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 import numpy as np
 import pandas as pd
 
+from ml.data.columns import Reading
 from ml.data.sources import read_channel, read_kydb
 from ml.databases import connect
 from ml.errors import UserError, one_line, redacted
 from ml.files import write_whole
-from ml.settings import Settings, parse_settings
+from ml.hyperparameters import parse_settings
+from ml.settings import Settings
 from place.inputs import files_at
 from request import file_uri
 
@@ -53,7 +55,8 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 def _read_prices(prices: list[str], settings: Settings) -> pd.DataFrame:
     """The price history, read as a job reads it."""
     if not prices:
-        return read_kydb(settings.prices_db, settings.prices_key, settings.start_date, settings.end_date)
+        dates = settings.start_date, settings.end_date
+        return read_kydb(settings.prices_db, settings.prices_key, *dates, resample=settings.resample).frame
     with tempfile.TemporaryDirectory() as folder:  # where files lie as in a job's channel
         channel = Path(folder) / settings.prices_channel
         channel.mkdir()
@@ -61,7 +64,12 @@ def _read_prices(prices: list[str], settings: Settings) -> pd.DataFrame:
             target = channel / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(file.path)
-        return read_channel(channel, settings.start_date, settings.end_date)
+        how = Reading.of(settings)
+        return read_channel(channel, settings.start_date, settings.end_date, how, say=_say_nothing).frame
+
+
+def _say_nothing(_: str) -> None:
+    """Standard output is for the answer."""
 
 
 def _served(folder: str) -> _Model:

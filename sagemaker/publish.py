@@ -5,7 +5,8 @@ from typing import Any
 
 from leaderboard import best_of
 from ml.errors import UserError
-from ml.settings import SETTINGS, parse_value
+from ml.hyperparameters import parse_value
+from ml.settings import SETTINGS
 from models import find_h5_file, job_record, model_files
 from place.base import Job, Record
 from request import objective_of
@@ -85,7 +86,7 @@ def _publish_folder(folder: Path, name: str, url: str, key: str, own_key: str) -
     if read_metrics_file(folder / "metrics.json").get("best_epoch") == 0:
         raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = find_h5_file(folder, own_key)
-    from ml.deliver import model_store  # with kydb and pandas, which no other command needs
+    from ml.deliver import publishing  # with kydb and pandas, which no other command needs
 
-    model_store.publish(url, key, path.read_bytes(), name)
+    publishing.publish(url, key, path.read_bytes(), name)
     return {"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)}

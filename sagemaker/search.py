@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL
 
 import leaderboard
 from ml.errors import UserError
@@ -57,7 +58,7 @@ class Search:
     """One tuning job from wherever it is to its end.
 
     Args:
-        folder: the tuning job's, with its record; also the current folder.
+        folder: the tuning job's, with its record.
     """
 
     def __init__(self, folder: Path):
@@ -86,7 +87,7 @@ class Search:
         self._began = datetime.now()
         self._study = optuna.create_study(
             study_name=self._name,
-            storage="sqlite:///search.db",  # of the current folder: in a path SQLAlchemy obeys `?` and `%`
+            storage=URL.create("sqlite", database=str(folder / "search.db")).render_as_string(),
             load_if_exists=True,
             direction="maximize" if self._maximize else "minimize",
             pruner=self._make_pruner(),
@@ -371,7 +372,6 @@ def _end_of(trial: FrozenTrial) -> datetime:
 
 if __name__ == "__main__":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    os.chdir(sys.argv[1])
     search = Search(Path(sys.argv[1]))
     try:
         search.run()

@@ -1,9 +1,15 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and the two kinds of tests: fast ones and slow ones.
+
+A slow test starts a process, a server, a container or a browser, or trains for long. All of end_to_end/ is marked slow,
+and so is a test whose fixtures make it slow; others are marked by hand (`@pytest.mark.slow`). A test that is not marked
+and starts a process fails.
+"""
 
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,12 +24,52 @@ IMAGE = os.environ.get("POSITION_TRAINER_TEST_IMAGE") or "position-trainer:test"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SHARED = Path(os.environ.get("POSITION_TRAINER_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 
+_SLOW_FIXTURES = {"launch", "browser", "aws", "redis_address"}
+_DOCKER_FIXTURES = {"image", "engine"}
+_SERVED_BACKENDS = {"redis", "s3", "dynamodb", "s3rver", "dynalite"}
+
+
+def pytest_collection_modifyitems(items):
+    """Marks slow tests, and keeps together what shares an expensive set-up when several workers run (`-n`)."""
+    for item in items:
+        fixtures = set(item.fixturenames)
+        in_docker = bool(fixtures & _DOCKER_FIXTURES)
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        served = any(isinstance(value, str) and value in _SERVED_BACKENDS for value in parameters)
+        end_to_end = Path(__file__).with_name("end_to_end") in item.path.parents
+        if in_docker or end_to_end or fixtures & _SLOW_FIXTURES or served:
+            item.add_marker(pytest.mark.slow)
+        # One worker builds the image and runs containers; a module's tests share its fixtures.
+        item.add_marker(pytest.mark.xdist_group("docker" if in_docker else item.path.stem))
+
+
+_current = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    global _current
+    _current = item
+    try:
+        return (yield)
+    finally:
+        _current = None
+
+
+def _refuse_processes_of_fast_tests(event, _):
+    starts = event in ("subprocess.Popen", "os.posix_spawn", "os.fork")
+    if starts and _current and not _current.get_closest_marker("slow"):
+        raise AssertionError(f"{_current.nodeid} starts a process: mark it with @pytest.mark.slow")
+
+
+sys.addaudithook(_refuse_processes_of_fast_tests)
+
 
 @pytest.fixture(scope="session")
 def shared():
     """The folder with real prices and reference values, which the project does not ship."""
     if not (_SHARED / "golden").is_dir():
-        pytest.skip(f"real prices and golden values are not at {_SHARED} (set POSITION_TRAINER_SHARED)")
+        pytest.skip(f"real prices and golden values are not at {_SHARED}: set POSITION_TRAINER_SHARED to their folder")
     return _SHARED
 
 
@@ -31,7 +77,7 @@ def shared():
 def image():
     """The image, built from the checkout."""
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine answers (DOCKER_HOST); .ci/run starts one where it can")
+        pytest.skip("no Docker engine answers: install Docker or set DOCKER_HOST")
     built = subprocess.run(
         ["make", "--silent", "image", f"IMAGE={IMAGE}"], cwd=_REPOSITORY, capture_output=True, text=True, check=False
     )

@@ -19,8 +19,13 @@ def printable(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text without the user names and passwords that URLs in it hold."""
-    return re.sub(r"//[^/@]*@", "//...@", text)
+    """The text without the user names, passwords and queries that URLs in it hold.
+
+    A password may hold `/`, `;` or `:`, so everything goes from the first `scheme:/` of a run of characters without a
+    blank to the last `@` in it. Rather too much goes than too little.
+    """
+    text = re.sub(r"(\w:/+)\S*@", r"\1...@", text)
+    return re.sub(r"(\w:/+[^\s?]*\?)[^\s'\"<>)]+", r"\1...", text)
 
 
 def one_line(error: BaseException) -> str:

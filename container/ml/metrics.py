@@ -1,74 +1,151 @@
-"""Every metric, declared once: its name, its sentence, its format in the log and the regex that finds it there."""
+"""Every metric, declared once: its name, what it means, its format in the log and the regex that finds it there.
+
+Other modules use the constants (`VAL_LOSS`), which hold the names. The launcher, the report and the tests read
+`METRICS`, which holds the declarations in the order in which they are printed.
+"""
 
 import dataclasses
 from collections.abc import Mapping
 
+TRAINING, VALIDATION, PERFORMANCE, FOLDS = "training", "validation", "performance", "folds"
+
+# Titles of the groups, in the order in which consoles show them.
+GROUPS = {
+    TRAINING: "training",
+    VALIDATION: "validation, by epoch",
+    PERFORMANCE: "the kept model on the held-out part",
+    FOLDS: "means over the folds",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number printed as `name=value`, once an epoch or once a job."""
+    """A number printed as `name=value`, once an epoch or once a job.
+
+    Attributes:
+        name: in the log, in metrics.json and in SageMaker.
+        title: for people, as a column's head.
+        help: what it is, with its unit.
+        goal: Minimize or Maximize where it can be a tuning objective.
+        group: one of `GROUPS`.
+        mean_of: the metric whose mean over the folds it is; empty where it is none.
+    """
 
     name: str
+    title: str
     help: str
-    goal: str | None = None  # Minimize or Maximize where it can be a tuning objective
-    once: bool = False  # printed once a job, after its training
+    goal: str | None
+    group: str
+    mean_of: str = ""
+
+    @property
+    def once(self) -> bool:
+        """Whether it is printed once a job, after the training; the others are printed once an epoch."""
+        return self.group in (PERFORMANCE, FOLDS)
 
     @property
     def regex(self) -> str:
         """What finds the number in the log; anchored, so that `loss` is not found in `val_loss`."""
         return rf"(?:^|\s){self.name}=(\S+)"
 
+    def text(self, value: float) -> str:
+        """The number as the log shows it, where `regex` finds it."""
+        return f"{self.name}={value:.6g}"
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("loss", "cross-entropy over the epoch's training windows, dropout on", "Minimize"),
-        Metric("accuracy", "share of the epoch's training windows predicted right, dropout on", "Maximize"),
-        Metric("val_loss", "cross-entropy over the validation windows", "Minimize"),
-        Metric("val_accuracy", "share of the validation windows predicted right", "Maximize"),
-        Metric("best_val_loss", "val_loss of the weights kept so far", "Minimize"),
-        Metric("best_val_accuracy", "val_accuracy of the weights kept so far", "Maximize"),
-        Metric("windows_per_second", "training windows a second"),
-        # Of the model that is kept, on its held-out rows (`ml.judge.performance`)
-        *(
-            Metric(name, text, goal, once=True)
-            for name, text, goal in (
-                ("val_log_loss", "cross-entropy of the probabilities, in nats", "Minimize"),
-                ("val_brier", "mean squared difference of the probability of buy from the label", "Minimize"),
-                (
-                    "val_ece",
-                    "expected calibration error: mean distance of probability and share of buys, in ten bins",
-                    "Minimize",
-                ),
-                ("val_auc", "area under the ROC curve", "Maximize"),
-                ("val_baseline_accuracy", "accuracy of the best baseline", None),
-                ("val_accuracy_gain", "accuracy minus the best baseline's", "Maximize"),
-                ("val_accuracy_gain_low", "lower end of its 95 % interval; above 0: skill", "Maximize"),
-                ("val_accuracy_gain_high", "upper end of its 95 % interval", None),
-                (
-                    "val_pnl",
-                    "profit of following the predictions with one unit, spread paid, in price units",
-                    "Maximize",
-                ),
-                ("val_sharpe", "its Sharpe ratio a year, of days", "Maximize"),
-                ("val_max_drawdown", "its deepest fall from a peak, in price units", "Minimize"),
-                ("val_turnover", "units it trades a day", "Minimize"),
-            )
-        ),
-        # Means over the folds, of the weights that each keeps
-        *(
-            Metric(f"mean_{name}", f"mean over the folds of {text}", goal, once=True)
-            for name, text, goal in (
-                ("val_loss", "best_val_loss", "Minimize"),
-                ("val_accuracy", "best_val_accuracy", "Maximize"),
-                ("val_auc", "val_auc", "Maximize"),
-                ("val_accuracy_gain", "val_accuracy_gain", "Maximize"),
-                ("val_pnl", "val_pnl", "Maximize"),
-                ("val_sharpe", "val_sharpe", "Maximize"),
-            )
-        ),
-    )
-}
+
+METRICS: dict[str, Metric] = {}
+
+
+def _declared(name: str, title: str, text: str, goal: str | None, group: str, mean_of: str = "") -> str:
+    """Adds a metric to `METRICS` and returns its name."""
+    METRICS[name] = Metric(name, title, text, goal, group, mean_of)
+    return name
+
+
+LOSS = _declared(
+    "loss", "training loss", "cross-entropy over the epoch's training windows, dropout on", "Minimize", TRAINING
+)
+ACCURACY = _declared(
+    "accuracy",
+    "training accuracy",
+    "share of the epoch's training windows predicted right, dropout on",
+    "Maximize",
+    TRAINING,
+)
+VAL_LOSS = _declared("val_loss", "loss", "cross-entropy over the validation windows", "Minimize", VALIDATION)
+VAL_ACCURACY = _declared(
+    "val_accuracy", "accuracy", "share of the validation windows predicted right", "Maximize", VALIDATION
+)
+BEST_VAL_LOSS = _declared("best_val_loss", "loss kept", "val_loss of the weights kept so far", "Minimize", VALIDATION)
+BEST_VAL_ACCURACY = _declared(
+    "best_val_accuracy", "accuracy kept", "val_accuracy of the weights kept so far", "Maximize", VALIDATION
+)
+WINDOWS_PER_SECOND = _declared("windows_per_second", "windows a second", "training windows a second", None, TRAINING)
+
+# Of the kept model on its held-out rows (`ml.judge.performance`)
+VAL_LOG_LOSS = _declared(
+    "val_log_loss", "log-loss", "cross-entropy of the probabilities, in nats", "Minimize", PERFORMANCE
+)
+VAL_BRIER = _declared(
+    "val_brier",
+    "Brier score",
+    "mean squared difference of the probability of buy from the label",
+    "Minimize",
+    PERFORMANCE,
+)
+VAL_ECE = _declared(
+    "val_ece",
+    "calibration error",
+    "expected calibration error: mean distance of probability and share of buys, in ten bins",
+    "Minimize",
+    PERFORMANCE,
+)
+VAL_AUC = _declared("val_auc", "ROC AUC", "area under the ROC curve", "Maximize", PERFORMANCE)
+VAL_BASELINE_ACCURACY = _declared(
+    "val_baseline_accuracy", "best baseline's accuracy", "accuracy of the best baseline", None, PERFORMANCE
+)
+VAL_ACCURACY_GAIN = _declared(
+    "val_accuracy_gain", "gain", "accuracy minus the best baseline's", "Maximize", PERFORMANCE
+)
+VAL_ACCURACY_GAIN_LOW = _declared(
+    "val_accuracy_gain_low", "at least", "lower end of its 95 % interval; above 0: skill", "Maximize", PERFORMANCE
+)
+VAL_ACCURACY_GAIN_HIGH = _declared(
+    "val_accuracy_gain_high", "at most", "upper end of its 95 % interval", None, PERFORMANCE
+)
+VAL_PNL = _declared(
+    "val_pnl",
+    "profit",
+    "profit of following the predictions with one unit, spread paid, in price units",
+    "Maximize",
+    PERFORMANCE,
+)
+VAL_SHARPE = _declared("val_sharpe", "Sharpe ratio a year", "its Sharpe ratio a year, of days", "Maximize", PERFORMANCE)
+VAL_MAX_DRAWDOWN = _declared(
+    "val_max_drawdown", "deepest drawdown", "its deepest fall from a peak, in price units", "Minimize", PERFORMANCE
+)
+VAL_TURNOVER = _declared("val_turnover", "units traded a day", "units it trades a day", "Minimize", PERFORMANCE)
+
+# Means over the folds, of the weights that each keeps; printed where there is more than one fold
+MEAN_VAL_LOSS = _declared(
+    "mean_val_loss", "mean loss", "mean over the folds of best_val_loss", "Minimize", FOLDS, VAL_LOSS
+)
+MEAN_VAL_ACCURACY = _declared(
+    "mean_val_accuracy", "mean accuracy", "mean over the folds of best_val_accuracy", "Maximize", FOLDS, VAL_ACCURACY
+)
+MEAN_VAL_AUC = _declared("mean_val_auc", "mean ROC AUC", "mean over the folds of val_auc", "Maximize", FOLDS, VAL_AUC)
+MEAN_VAL_ACCURACY_GAIN = _declared(
+    "mean_val_accuracy_gain",
+    "mean gain",
+    "mean over the folds of val_accuracy_gain",
+    "Maximize",
+    FOLDS,
+    VAL_ACCURACY_GAIN,
+)
+MEAN_VAL_PNL = _declared("mean_val_pnl", "mean profit", "mean over the folds of val_pnl", "Maximize", FOLDS, VAL_PNL)
+MEAN_VAL_SHARPE = _declared(
+    "mean_val_sharpe", "mean Sharpe ratio a year", "mean over the folds of val_sharpe", "Maximize", FOLDS, VAL_SHARPE
+)
 
 
 def metric_definitions() -> list[dict[str, str]]:
@@ -89,13 +166,26 @@ def metric_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
         epochs: how many the job asks for.
         values: metric name to value, rounded; only declared names.
     """
-    return f"epoch={epoch}/{epochs} {_shown(values)}"
+    return f"epoch={epoch}/{epochs} {_texts(values)}"
 
 
 def performance_line(values: Mapping[str, float]) -> str:
     """The line of the metrics that a job prints once; values as in `metric_line`."""
-    return f"performance {_shown(values)}"
+    return f"performance {_texts(values)}"
 
 
-def _shown(values: Mapping[str, float]) -> str:
-    return " ".join(f"{name}={values[name]:.6g}" for name in METRICS if name in values)
+def grouped(values: Mapping[str, float | None]) -> dict[str, dict[str, float | None]]:
+    """Metrics in groups for a console: title of the group to metric name to value.
+
+    Groups and metrics are in the order of the declaration; a group without a value is left out. What is not
+    declared, such as a metric of a user's own script, comes last, under the title "other".
+    """
+    groups = {
+        title: {name: values[name] for name, metric in METRICS.items() if metric.group == group and name in values}
+        for group, title in GROUPS.items()
+    } | {"other": {name: value for name, value in values.items() if name not in METRICS}}
+    return {title: group for title, group in groups.items() if group}
+
+
+def _texts(values: Mapping[str, float]) -> str:
+    return " ".join(metric.text(values[name]) for name, metric in METRICS.items() if name in values)

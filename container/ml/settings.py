@@ -1,22 +1,15 @@
 """Every hyperparameter, declared once.
 
-The job parses its hyperparameters with it, the launcher checks requests with it, and the table in the docs is
-printed from it (`python -m ml.settings`). It imports nothing heavy, so the launcher starts fast.
+`ml.hyperparameters` reads them from text, for the job and for the launcher; the table in the docs is printed from here
+(`python -m ml.settings`).
 """
 
-import contextlib
 import dataclasses
-import difflib
-import json
-import math
 import operator
-import re
-from collections.abc import Mapping
-from datetime import datetime, timezone
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
-
-from ml.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +28,40 @@ class Interval:
         return self.text
 
 
-def _setting(default, text, *, interval=None, choices=(), scaling=None):
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    interval: str | None = None,
+    choices: tuple[str, ...] = (),
+    scaling: str | None = None,
+    changes_weights: "bool | Callable[[Settings], bool]" = True,
+) -> Any:
     """A field of `Settings`: its default, its sentence for the user, and what it may be.
 
-    `scaling` is SageMaker's ScalingType for a tuning range over it; None: it makes no sense to tune.
+    Args:
+        default: where neither the user nor a preset gives another.
+        text: the sentence.
+        interval: of a number, as `Interval` writes it.
+        choices: of a text.
+        scaling: SageMaker's ScalingType for a tuning range over it; None: it makes no sense to tune.
+        changes_weights: whether another value trains other weights on the same labelled prices: a checkpoint of
+            the one is then refused by a job of the other. A function says it of a job's settings. False for what
+            changes only the prices or their labels, since checkpoints hold the hash of those as well.
     """
     metadata = {
         "help": text,
+        "changes_weights": changes_weights,
         "interval": Interval(interval) if interval else None,
         "choices": choices,
         "scaling": scaling,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def _cosine(settings: "Settings") -> bool:
+    """Whether the learning rate falls as a cosine, which depends on how many epochs it falls in."""
+    return settings.schedule == "cosine"
 
 
 # Values by the name of a preset, for the settings that a job does not give.
@@ -77,7 +92,9 @@ class Settings:
     """The hyperparameters of a job, parsed and checked; build it with `parse_settings`."""
 
     # Defaults are what did best on real prices before 2020 (`make research`).
-    preset: str = _setting("default", "named values for the settings that are not given", choices=tuple(PRESETS))
+    preset: str = _setting(
+        "default", "named values for the settings that are not given", choices=tuple(PRESETS), changes_weights=False
+    )
     # The windows and the labels
     lookback: int = _setting(
         240,
@@ -90,16 +107,20 @@ class Settings:
         "minutes that an optimal position looks ahead; part of the purge before the validation rows",
         interval="[3, 100000]",
     )
-    spread: float = _setting(0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)")
+    spread: float = _setting(
+        0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)", changes_weights=False
+    )
     # The network
     nodes: int = _setting(128, "units in a hidden layer", interval="[1, 65536]", scaling="Logarithmic")
     layers: int = _setting(2, "hidden layers", interval="[1, 32]", scaling="Linear")
     dropout: float = _setting(0.2, "share of hidden units dropped in training", interval="[0, 1)", scaling="Linear")
     centred: bool = _setting(
-        True, "the network takes one half off its windows, which then lie around 0; it learns faster, also by heart"
+        True, "subtract one half from the inputs, which then lie around 0; learns faster and overfits faster"
     )
     # The training
-    epochs: int = _setting(5, "passes over the training windows", interval="[1, 100000]", scaling="Linear")
+    epochs: int = _setting(
+        5, "passes over the training windows", interval="[1, 100000]", scaling="Linear", changes_weights=_cosine
+    )
     batch_size: int = _setting(
         1024, "windows in a step, over all devices", interval="[1, 1048576]", scaling="Logarithmic"
     )
@@ -142,6 +163,7 @@ class Settings:
         "stretches of validation_fraction at the end that are validated in turn, each by a model of its own "
         "trained on what came before; the last one's is kept",
         interval="[1, 100]",
+        changes_weights=False,
     )
     monitor: str = _setting(
         "val_loss",
@@ -152,6 +174,7 @@ class Settings:
         0,
         "epochs without a better monitored metric before training stops; 0: train to the last epoch",
         interval="[0, 100000]",
+        changes_weights=False,
     )
     precision: str = _setting(
         "auto",
@@ -159,22 +182,82 @@ class Settings:
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     # The data
-    prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel")
-    prices_key: str = _setting("/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history")
-    prices_channel: str = _setting("train", "channel with CSV or Parquet files, read where prices_db is empty")
-    start_date: datetime | None = _setting(None, "first day or time used (UTC); empty: the first there is")
-    end_date: datetime | None = _setting(None, "last day or time used, included (UTC); empty: the last there is")
+    prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel", changes_weights=False)
+    prices_key: str = _setting(
+        "/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history", changes_weights=False
+    )
+    prices_channel: str = _setting(
+        "train",
+        "channel with CSV, Parquet, Feather or JSON files, read where prices_db is empty",
+        changes_weights=False,
+    )
+    time_column: str = _setting(
+        "",
+        "column of the times in the channel's files: a name, or a number from 1; of a day and a time of day: "
+        "Date+Time; empty: found by its name",
+        changes_weights=False,
+    )
+    price_column: str = _setting(
+        "",
+        "column of the price: a name, or a number from 1; empty: mid, bid and ask, or the close, found by their names",
+        changes_weights=False,
+    )
+    bid_column: str = _setting(
+        "", "column of the bid, with ask_column; empty: as price_column says", changes_weights=False
+    )
+    ask_column: str = _setting(
+        "", "column of the ask, with bid_column; empty: as price_column says", changes_weights=False
+    )
+    time_format: str = _setting(
+        "",
+        "how the times are written, such as %d/%m/%Y %H:%M, or s, ms, us, ns since 1970; empty: found out",
+        changes_weights=False,
+    )
+    timezone: str = _setting(
+        "UTC",
+        "zone of times that are written without one, such as Europe/Berlin or Etc/GMT+5 (5 hours west)",
+        changes_weights=False,
+    )
+    resample: str = _setting(
+        "",
+        "length of a bar, of which the last price is kept, such as 1min, 30s or 1h; empty: every row is a bar",
+        changes_weights=False,
+    )
+    start_date: datetime | None = _setting(
+        None,
+        "first day or time used (UTC), or a day before the job's: -90d, -2w, -6m, -3y; empty: the first there is",
+        changes_weights=False,
+    )
+    end_date: datetime | None = _setting(
+        None,
+        "last day or time used, included (UTC), or a day before the job's, as above; empty: the last there is",
+        changes_weights=False,
+    )
     # The results
     threshold: float = _setting(
         0.0,
         "when following predictions, keep the position while the probability of buy is this near to 0.5",
         interval="[0, 0.5)",
         scaling="Linear",
+        changes_weights=False,
     )
-    model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only")
+    model_db: str = _setting("", "KYDB URL that the model is published to; empty: model/ only", changes_weights=False)
     model_key: str = _setting(
         "/ml/models/fx_btc_jpy_model.h5",
         "KYDB key of the model; its last part names the .h5 file in model/ too",
+        changes_weights=False,
+    )
+    replace_lookback: bool = _setting(
+        False,
+        "publish over a model that takes another number of prices, which the key's readers must know",
+        changes_weights=False,
+    )
+    publish_if: str = _setting(
+        "always",
+        "whether to publish: always, or where the held-out rows show the model better, or not worse, than the one that "
+        "is under the key",
+        choices=("always", "not_worse", "better"),
+        changes_weights=False,
     )
     # The run
     checkpoint_seconds: int = _setting(
@@ -182,16 +265,36 @@ class Settings:
         "seconds between checkpoints, where the job has a checkpoints folder; also one an epoch, and never more "
         "than 1 % of the time",
         interval="[1, 86400]",
+        changes_weights=False,
     )
     read_seconds: int = _setting(
-        60, "seconds to keep trying where KYDB does not answer before the training", interval="[0, 86400]"
+        60,
+        "seconds to keep trying where KYDB does not answer before the training",
+        interval="[0, 86400]",
+        changes_weights=False,
     )
-    publish_seconds: int = _setting(300, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]")
+    publish_seconds: int = _setting(
+        300, "seconds to keep trying where KYDB refuses the model", interval="[0, 86400]", changes_weights=False
+    )
     kydb_timeout: int = _setting(
-        20, "seconds without a byte after which a connection to KYDB counts as dead", interval="[1, 3600]"
+        20,
+        "seconds without a byte after which a connection to KYDB counts as dead",
+        interval="[1, 3600]",
+        changes_weights=False,
     )
-    tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard")
-    allow_cpu: bool = _setting(False, "train on the CPU of an instance whose GPU TensorFlow cannot use")
+    tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard", changes_weights=False)
+    allow_cpu: bool = _setting(
+        False, "train on the CPU of an instance whose GPU TensorFlow cannot use", changes_weights=False
+    )
+
+    def changing_weights(self) -> dict[str, Any]:
+        """The settings that decide what weights come out of the same labelled prices, by name."""
+        found = {}
+        for field in dataclasses.fields(self):
+            changes = field.metadata["changes_weights"]
+            if changes(self) if callable(changes) else changes:
+                found[field.name] = getattr(self, field.name)
+        return found
 
     @property
     def weights(self) -> int:
@@ -207,166 +310,6 @@ class Settings:
 
 
 SETTINGS = {field.name: field for field in dataclasses.fields(Settings)}
-
-# What kydb takes on every backend: it refuses parts that begin with a dot.
-_PART = r"[^/.\s\0-\x1f\ud800-\udfff][^/\0-\x1f\ud800-\udfff]*"
-_KEY = re.compile(f"/?{_PART}(/{_PART})*")
-
-# Written by SageMaker, its tuner and its SDK among the user's hyperparameters.
-PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
-
-
-def _parse_bool(text: str) -> bool:
-    try:
-        return {"true": True, "false": False}[text.lower()]
-    except KeyError:
-        raise ValueError("true or false") from None
-
-
-def _parse_int(text: str) -> int:
-    try:
-        number = float(text)  # tuners and YAML write 1440.0 and 1e3 for whole numbers
-        whole = int(text) if re.fullmatch(r"[+-]?\d+", text) else int(number)
-    except (ValueError, OverflowError):
-        raise ValueError("a whole number") from None
-    if not math.isfinite(number) or whole != number:
-        raise ValueError("a whole number")
-    return whole
-
-
-def _parse_float(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError("a number") from None
-    if not math.isfinite(number):
-        raise ValueError("a finite number")
-    return number
-
-
-def parse_time(text: str, *, end: bool = False) -> datetime:
-    """The UTC time that an ISO 8601 text means; naive times are UTC.
-
-    Args:
-        text: a day (`2020-06-01`) or a time (`2020-06-01T12:30`, with or without an offset).
-        end: whether it closes a range, so that a day means its last moment.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text) and end:
-            moment = datetime.combine(moment, datetime.max.time())
-        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
-    except (ValueError, OverflowError):
-        raise ValueError("a date such as 2020-06-01 or 2020-06-01T12:30") from None
-
-
-_PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}
-
-
-def parse_value(name: str, value: Any) -> Any:
-    """The typed value of one hyperparameter.
-
-    Args:
-        name: its name, one of `SETTINGS`.
-        value: text as SageMaker sends it (`"60"`, or JSON-quoted as its Python SDK does), or a YAML
-            scalar (60, true).
-
-    Raises:
-        UserError: it is not of the type, in the range or among the choices.
-    """
-    field = SETTINGS[name]
-    text = str(value).strip()
-    if len(text) >= 2 and text[0] == text[-1] == '"':
-        with contextlib.suppress(ValueError):  # not a JSON string after all: the parser below complains
-            text = str(json.loads(text)).strip()
-    try:
-        if name in ("start_date", "end_date"):
-            parsed = parse_time(text, end=name == "end_date") if text else None
-        else:
-            parsed = _PARSERS[field.type](text)
-    except ValueError as expected:
-        raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
-    if name in ("prices_db", "model_db") and (hidden := re.sub(r"//[^/;|]*@", "//...@", parsed)) != parsed:
-        raise UserError(
-            f"hyperparameter {name} must not hold a user name or password, which SageMaker shows to all "
-            f"who may describe the job, received {hidden}; see SECURITY.md for where they belong"
-        )
-    if name in ("prices_key", "model_key") and not _KEY.fullmatch(parsed):
-        raise UserError(
-            f"hyperparameter {name} must be a key such as {field.default}, of printable characters and "
-            f"no part that is empty or begins with a dot, received {value!r}"
-        )
-    interval, choices = field.metadata["interval"], field.metadata["choices"]
-    if interval and parsed not in interval:
-        raise UserError(f"hyperparameter {name} must be in {interval}, received {value!r}")
-    if choices and parsed not in choices:
-        raise UserError(f"hyperparameter {name} must be one of {', '.join(choices)}, received {value!r}")
-    return parsed
-
-
-def unknown_name(name: str) -> str:
-    """The message for a hyperparameter that does not exist, with the nearest that does."""
-    nearest = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(SETTINGS)}"
-    return f"unknown hyperparameter {name}; {hint}"
-
-
-def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values that are right, those of their preset included, and a message for each that is wrong.
-
-    Args:
-        hyperparameters: name to text or YAML scalar; names that SageMaker adds are passed over.
-    """
-    values, problems = {}, []
-    for name, value in hyperparameters.items():
-        if name.startswith(PLATFORM_PREFIXES):
-            continue
-        if name not in SETTINGS:
-            problems.append(unknown_name(name))
-            continue
-        try:
-            values[name] = parse_value(name, value)
-        except UserError as error:
-            problems.append(str(error))
-    values = PRESETS[values.get("preset", "default")] | values
-    start, end = values.get("start_date"), values.get("end_date")
-    if start and end and start >= end:
-        problems.append(
-            f"hyperparameter start_date must be before end_date, received "
-            f"{hyperparameters['start_date']!r} and {hyperparameters['end_date']!r}"
-        )
-    if values.get("patience") and values.get("validation_fraction") == 0:
-        problems.append(
-            "hyperparameter patience needs a validation part, received validation_fraction=0; "
-            "set patience=0 or a validation_fraction above 0"
-        )
-    if values.get("patience") and values.get("monitor") == "last":
-        problems.append(
-            "hyperparameter patience needs a monitored metric, received monitor=last; set patience=0 "
-            "or monitor=val_loss"
-        )
-    fraction = values.get("validation_fraction", SETTINGS["validation_fraction"].default)
-    if values.get("folds", 1) > 1 and not 0 < values["folds"] * fraction < 1:
-        problems.append(
-            f"hyperparameter folds times validation_fraction must be in (0, 1), received "
-            f"{values['folds']} times {fraction}"
-        )
-    return values, problems
-
-
-def parse_settings(hyperparameters: Mapping[str, Any]) -> Settings:
-    """The settings of a job from its hyperparameters.
-
-    Raises:
-        UserError: one line with every problem found.
-    """
-    values, problems = problems_with(hyperparameters)
-    if problems:
-        raise UserError("; ".join(problems))
-    return Settings(**values)
 
 
 def settings_table() -> str:

@@ -17,6 +17,7 @@ import botocore.config
 import botocore.exceptions
 
 import rules
+from account.doctor import WRONG, examined, told
 from archive import unpack
 from ml.errors import UserError
 from place import cost, inputs, warm_start
@@ -106,6 +107,11 @@ class AwsPlace:
 
     def problems_with(self, request: dict[str, Any]) -> Iterator[str]:
         return rules.problems_on_sagemaker(request)
+
+    def examine(self, request: dict[str, Any]) -> None:
+        findings = [finding for finding in examined(self, request, cheap=True) if finding.state == WRONG]
+        if findings:
+            raise rules.WrongRequest([told(finding) for finding in findings])
 
     def estimate(self, request: dict[str, Any]) -> str:
         return cost.estimate(request, self._hourly_price(training_part(request)))
@@ -334,7 +340,7 @@ class AwsPlace:
             The URI that a request's TrainingImage takes.
 
         Raises:
-            UserError: docker refuses.
+            UserError: docker refuses, or the tag is taken.
         """
         ecr = self.client("ecr")
         try:
@@ -343,8 +349,15 @@ class AwsPlace:
             found = ecr.create_repository(repositoryName=repository, imageScanningConfiguration={"scanOnPush": True})[
                 "repository"
             ]
-        tag = image.rsplit(":", 1)[1] if ":" in image.rsplit("/", 1)[-1] else "latest"
+        named = ":" in image.rsplit("/", 1)[-1]
+        tag = image.rsplit(":", 1)[1] if named else _docker("image", "inspect", "--format", "{{.Id}}", image)[7:19]
         uri = f"{found['repositoryUri']}:{tag}"
+        if found.get("imageTagMutability") == "IMMUTABLE":
+            taken = ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageTag": tag}])["images"]
+            if taken and named:
+                raise UserError(f"there is an image {uri}, and its tag cannot be moved; give --image another tag")
+            if taken:
+                return uri  # the tag is the content's
         token = ecr.get_authorization_token()["authorizationData"][0]
         user, password = base64.b64decode(token["authorizationToken"]).decode("ascii").split(":", 1)
         _docker("login", "--username", user, "--password-stdin", token["proxyEndpoint"], given=password)
@@ -353,16 +366,16 @@ class AwsPlace:
         return uri
 
 
-def _docker(*arguments: str, given: str | None = None) -> None:
+def _docker(*arguments: str, given: str | None = None) -> str:
+    """What the docker command printed."""
     try:
-        subprocess.run(
+        return subprocess.run(
             ["docker", *arguments],
             input=given,
             text=True,
             check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+            capture_output=True,
+        ).stdout.strip()
     except FileNotFoundError:
         raise UserError("the docker command is not installed; install it to push an image") from None
     except subprocess.CalledProcessError as error:

@@ -173,6 +173,7 @@ class Total(keras.Model):
 @pytest.mark.parametrize(
     "workers", [{"workers": 1}, {"workers": 3}, {"workers": 2, "use_multiprocessing": True}], ids=str
 )
+@pytest.mark.slow
 def test_keras_workers_get_every_window_once_an_epoch(workers):
     frame = frame_of(random_walk(300))
     plain = Recorder(frame, 20, 32)

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import ml
+import sbom
 from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from ml.data.sample_market import sample_market
 
@@ -229,12 +231,17 @@ def test_it_holds_what_it_needs_and_nothing_else(image):
         ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.strip()
     assert labels["org.opencontainers.image.revision"] == revision
-    assert labels["org.opencontainers.image.title"] == "position-trainer" and labels["org.opencontainers.image.version"]
+    assert labels["org.opencontainers.image.title"] == "position-trainer"
+    assert labels["org.opencontainers.image.version"] == ml.__version__
+
+
+def pinned(file="requirements.txt"):
+    """name==version of each line of a requirements file."""
+    return {line.split()[0] for line in (REPOSITORY / file).read_text().splitlines() if "==" in line}
 
 
 def pinned_names():
-    lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
-    return {normal(line.strip()) for line in lines if "==" in line}
+    return set(map(normal, pinned()))
 
 
 def normal(name):
@@ -246,21 +253,24 @@ def test_its_packages_are_the_pinned_ones(image):
     assert set(map(normal, frozen)) == pinned_names()
 
 
-def test_the_list_of_licences_names_every_package(image):
-    listed = subprocess.run(
-        ["make", "--silent", "licences", f"IMAGE={image}"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout
-    python, debian = listed.split("\n\n")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in python.splitlines()[2:]]
-    assert {normal(f"{name}=={version}") for name, version, licence in rows if licence} == pinned_names()
-    assert "| libc6 |" in debian
+def test_the_bill_of_materials_names_every_package_with_its_licence(image):
+    bill = sbom.bill_of_materials(image)
+    assert bill["bomFormat"] == "CycloneDX"
+    python = [entry for entry in bill["components"] if entry["purl"].startswith("pkg:pypi/")]
+    assert {normal(f"{entry['name']}=={entry['version']}") for entry in python} == pinned_names()
+    assert [entry["name"] for entry in bill["components"] if not entry.get("licenses")] == ["namex"]  # has a text only
+    assert "pkg:deb/debian/libc6@" in json.dumps(bill)
+    assert bill["metadata"]["component"]["version"] == ml.__version__
+    assert "| numpy |" in sbom.table(bill)
+
+
+def test_no_program_lends_its_owners_rights(image):
+    found = docker("run", "--rm", "--network", "none", image, "find", "/", "-xdev", "-type", "f", "-perm", "/6000")
+    assert found == ""
 
 
 def test_the_gpu_packages_are_the_same_and_cudas():
-    cpu, gpu = (
-        {line for line in (REPOSITORY / name).read_text().splitlines() if "==" in line}
-        for name in ("requirements.txt", "requirements-gpu.txt")
-    )
+    cpu, gpu = pinned("requirements.txt"), pinned("requirements-gpu.txt")
     assert {line.split("==")[0] for line in cpu - gpu} == {"tensorflow-cpu"}
     assert all(line.startswith(("tensorflow==", "nvidia-")) for line in gpu - cpu)
     version = next(line.split("==")[1] for line in cpu if line.startswith("tensorflow-cpu=="))

@@ -11,13 +11,14 @@ import time
 import keras
 import numpy as np
 import pytest
-from test_trainer import SMALL as TRAINING
-from test_trainer import Stop, fit, trainer_of
 
 from job_folder import SMALL, JobFolder
 from ml.learn.checkpoints import Checkpoint, CheckpointFolder
 from ml.learn.network import build_network
+from ml.settings import Settings
 from place.docker import DockerPlace
+from trainings import SMALL as TRAINING
+from trainings import fit, silent, trainer_of
 
 SECRET = "hunter2hunter2"
 
@@ -28,6 +29,9 @@ SECRET = "hunter2hunter2"
         f"redis://trader:{SECRET}@127.0.0.1:1/x",
         f"https://{SECRET}@example.org/x",
         f"files://tmp/x;redis://:{SECRET}@127.0.0.1:1/x",
+        f"redis://trader:hunt/{SECRET}@127.0.0.1:1/x",
+        f"redis:/trader:{SECRET}@",
+        f"s3://bucket/x?token={SECRET}",
     ],
 )
 def test_credentials_in_a_kydb_url_are_refused_and_written_nowhere(launch, tmp_path, url):
@@ -83,7 +87,7 @@ def test_a_member_of_an_archive_that_would_land_elsewhere_is_refused(tmp_path, n
 
 
 def test_a_models_file_is_loaded_in_safe_mode(tmp_path):
-    build_network(20, 8, 2, 0.2, 1).save(tmp_path / "model.keras")
+    build_network(Settings(lookback=20, nodes=8)).save(tmp_path / "model.keras")
     assert keras.saving.load_model(tmp_path / "model.keras", safe_mode=True).output_shape == (None, 2)
 
 
@@ -142,7 +146,7 @@ def test_checkpoints_take_at_most_a_hundredth_of_the_time(tmp_path, monkeypatch)
     settings = dataclasses.replace(TRAINING, epochs=400, nodes=64, checkpoint_seconds=1)
     _, trainer = trainer_of(settings)
     began = time.monotonic()
-    trainer.fit(stop=Stop(), checkpoints=CheckpointFolder(tmp_path, "job"), report=lambda line: None)
+    trainer.fit(checkpoints=CheckpointFolder(tmp_path, "job"), report=silent)
     whole = time.monotonic() - began
     assert len(spent) > 2
     assert sum(spent[:-1]) <= 0.015 * whole, f"{sum(spent):.3f} of {whole:.1f} s"  # the last is the result's

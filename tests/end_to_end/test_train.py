@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import boto3
 import h5py
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import peak_memory
 from job_folder import SMALL, TRAIN, JobFolder, wait_for, wait_for_checkpoint
 from kydb_servers import make_table
 from ml.data.sample_market import sample_market
@@ -37,14 +37,26 @@ def prices(files_url, market):
     return SMALL | {"prices_db": files_url, "prices_key": KEY, "model_db": files_url, "model_key": MODEL_KEY}
 
 
-def test_a_job_leaves_a_measured_model_in_both_places(tmp_path, prices, files_url):
-    job = JobFolder(tmp_path / "ml", prices)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, market):
+    """A job whose prices were in KYDB, over, for tests that only read what it left; `published` is what KYDB has."""
+    folder = tmp_path_factory.mktemp("finished")
+    url = f"files:/{folder}/kydb"
+    time_series(kydb.connect(url), KEY).replace(market)
+    job = JobFolder(
+        folder / "ml", SMALL | {"prices_db": url, "prices_key": KEY, "model_db": url, "model_key": MODEL_KEY}
+    )
     (job.base / "output/failure").write_text("of an earlier run")
     assert job.run(TRAINING_JOB_NAME="nightly") == 0, job.errors
-    assert not (job.base / "output/failure").exists()
+    job.published = kydb.connect(url).read(MODEL_KEY, reload=True)
+    return job
+
+
+def test_a_job_leaves_a_measured_model_in_both_places(finished):
+    assert not (finished.base / "output/failure").exists()
     left = sorted(
-        str(path.relative_to(job.base / "model"))
-        for path in (job.base / "model").rglob("*")
+        str(path.relative_to(finished.base / "model"))
+        for path in (finished.base / "model").rglob("*")
         if path.is_file() and "variables" not in path.parts
     )
     assert left == [
@@ -55,32 +67,29 @@ def test_a_job_leaves_a_measured_model_in_both_places(tmp_path, prices, files_ur
         "metrics.json",
         "model.keras",
     ]
-    published = kydb.connect(files_url).read(MODEL_KEY, reload=True)
-    assert published == (job.base / "model/fx_btc_jpy_model.h5").read_bytes()
-    assert job.metrics["published"] is True and job.metrics["job"] == "nightly"
-    assert list((job.base / "output/tensorboard").glob("events*"))
-    record = json.loads((job.base / "model/job.json").read_text())
+    assert finished.published == (finished.base / "model/fx_btc_jpy_model.h5").read_bytes()
+    assert finished.metrics["published"] is True and finished.metrics["job"] == "nightly"
+    assert list((finished.base / "output/tensorboard").glob("events*"))
+    record = json.loads((finished.base / "model/job.json").read_text())
     assert record["settings"]["lookback"] == 60 and record["data"]["rows"] == 5700
     assert record["data"]["validation_rows"] == 570
     assert record["data"]["train_rows"] == 5700 - 570 - 60 - 300
 
 
-def test_the_log_gives_back_the_numbers_in_metrics_json(tmp_path, prices):
-    job = JobFolder(tmp_path / "ml", prices)
-    assert job.run() == 0, job.errors
+def test_the_log_gives_back_the_numbers_in_metrics_json(finished):
     for name, metric in METRICS.items():
-        printed = [float(text) for text in re.findall(metric.regex, job.output, re.MULTILINE)]
-        kept = [job.metrics["performance"]["metrics"]] if metric.once else job.metrics["epochs"]
+        printed = [float(text) for text in re.findall(metric.regex, finished.output, re.MULTILINE)]
+        kept = [finished.metrics["performance"]["metrics"]] if metric.once else finished.metrics["epochs"]
         assert [None if value != value else value for value in printed] == [numbers[name] for numbers in kept], name
-    assert "\r" not in job.output and "\b" not in job.output
+    assert "\r" not in finished.output and "\b" not in finished.output
 
 
-def test_prices_from_a_channel_and_from_kydb_train_the_same_model(tmp_path, prices, market):
-    one = JobFolder(tmp_path / "kydb-job", prices | {"start_date": "0001-01-01", "end_date": "9999-12-31"})
-    other = JobFolder(tmp_path / "channel-job", SMALL, channel={"b.parquet": market[3000:], "a.parquet": market[:3000]})
-    assert one.run() == 0 and other.run() == 0, other.errors
+def test_prices_from_a_channel_and_from_kydb_train_the_same_model(tmp_path, finished, market):
+    dates = {"start_date": "0001-01-01", "end_date": "9999-12-31"}
+    other = JobFolder(tmp_path / "ml", SMALL | dates, channel={"b.parquet": market[3000:], "a.parquet": market[:3000]})
+    assert other.run() == 0, other.errors
     weights = []
-    for job in (one, other):
+    for job in (finished, other):
         with h5py.File(job.base / "model/fx_btc_jpy_model.h5") as file:
             weights.append(file["model_weights/hidden_1/position/hidden_1/kernel"][:])
     np.testing.assert_array_equal(*weights)
@@ -121,7 +130,10 @@ MISTAKES = {
         {"prices_key": "/symbols/ml/training_data/FX_BTC_USD"},
         "there is no price history /symbols/ml/training_data/FX_BTC_USD in files:",
     ),
-    "unreachable KYDB": ({"prices_db": "redis://127.0.0.1:1/x"}, "cannot be read: ConnectionError"),
+    "unreachable KYDB": (
+        {"prices_db": "redis://127.0.0.1:1/x", "read_seconds": 2},
+        "cannot be read: ConnectionError",
+    ),
     "lookback too large": ({"lookback": 1000}, "lookback 1,000 is larger than the validation part: 570 of 5,700 rows"),
     "fewer rows than a window": ({"lookback": 9000}, "5,700 rows of prices are fewer than the 9,000 of one window"),
     "no moment of UTC": ({"end_date": "9999-12-31T23:59-05:00"}, "end_date must be a date such as 2020-06-01"),
@@ -165,13 +177,21 @@ def test_a_bucket_that_refuses_is_told_before_training(tmp_path, prices, aws):
 
 def broken_channels(market):
     yield "empty channel", {}, "channel train has no price files"
-    yield "unreadable Parquet", {"p.parquet": b"PAR1 is not enough"}, "p.parquet cannot be read"
-    yield "unsorted", {"p.parquet": market.iloc[::-1]}, "times go backwards in 5,999 of 6,000 rows"
-    yield "duplicated", {"p.parquet": pd.concat([market[:5], market[4:]])}, "a time comes twice in 1 of 6,001 rows"
+    yield "unreadable Parquet", {"p.parquet": b"PAR1 is not enough"}, "p.parquet is cut off or damaged"
     yield (
-        "NaN price",
-        {"p.parquet": market.assign(mid=market["mid"].where(market.index != market.index[7]))},
-        "mid is NaN in 1 of 6,000 rows, the first at 2019-01-01 00:07:00+00:00",
+        "unsorted",
+        {"p.parquet": pd.concat([market[3000:], market[:3000]])},
+        "times go backwards in 1 of 6,000 rows, the first at row 3,001 (2019-01-01 00:00:00+00:00)",
+    )
+    yield (
+        "contradicting",
+        {"p.parquet": pd.concat([market[:5], 2 * market[4:5], market[5:]])},
+        "1 time comes twice with different values, the first is 2019-01-01 00:04:00+00:00",
+    )
+    yield (
+        "a price below 0",
+        {"p.parquet": market.assign(mid=market["mid"].where(market.index != market.index[7], -1))},
+        "mid is not above 0 in 1 of 6,000 rows, the first at row 8 (2019-01-01 00:07:00+00:00) (-1.0)",
     )
 
 
@@ -332,7 +352,7 @@ def test_three_years_of_real_prices_fit_into_a_gigabyte_and_a_half(tmp_path, sha
     command, environment = job.command(environment={})
     peak = tmp_path / "peak"
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("peak_memory.py"), peak, *command],
+        [sys.executable, peak_memory.__file__, peak, *command],
         env=environment,
         capture_output=True,
         text=True,

@@ -246,6 +246,7 @@ def test_account_facts_come_from_flags_environment_and_a_settings_file(launch, t
     ],
     ids=["unknown", "no lines"],
 )
+@pytest.mark.slow
 def test_a_wrong_settings_file_is_told(tmp_path, text, told):
     settings = tmp_path / "settings.yaml"
     settings.write_text(text)

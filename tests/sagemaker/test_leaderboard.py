@@ -1,5 +1,6 @@
 """The leaderboard of a tuning job: its order, its page."""
 
+import csv
 import html
 
 import leaderboard
@@ -62,6 +63,21 @@ def test_a_page_without_an_objective_yet_has_no_charts():
     assert "<figure>" not in leaderboard.page(tuning, trials[2:3])
 
 
+def test_no_cell_of_the_csv_is_a_formula(tmp_path):
+    tuning, trials = example()
+    texts = ["=1+1", "+a", "-a", "@sum", "-0.5", "+1e-3", "a=b", ""]
+    tuning["HyperParameterTuningJobConfig"]["ParameterRanges"]["CategoricalParameterRanges"] = [
+        {"Name": "=x", "Values": texts}
+    ]
+    trials = [trial(1, **trials[0]["TunedHyperParameters"], **{"=x": text}) for text in texts]
+    leaderboard.write_files(tmp_path, tuning, trials)
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    written = ["'=1+1", "'+a", "'-a", "'@sum", "-0.5", "0.001", "a=b", ""]
+    assert [row["'=x"] for row in rows] == written
+    assert rows[0]["learning_rate"] == "0.001"
+
+
 def test_the_page_in_a_browser(browser, tmp_path):
     leaderboard.write_files(tmp_path, *example())
     browser.get((tmp_path / "leaderboard.html").as_uri())
@@ -73,5 +89,5 @@ def test_the_page_in_a_browser(browser, tmp_path):
     assert all(width > 0 for _, width in charts)
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.title == "<b>$t$</b>"
-    rows = browser.execute_script("return [...document.querySelectorAll('tr.best td')].map(cell => cell.innerText)")
+    rows = browser.execute_script("return [...document.querySelectorAll('tr.marked td')].map(cell => cell.innerText)")
     assert (rows[:2], rows[-1]) == (["2", "Completed"], "t-001")  # the first still runs

@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 from launching import REPOSITORY
 
+pytestmark = pytest.mark.slow
 PATH = REPOSITORY / "sagemaker" / "Training.ipynb"
 
 

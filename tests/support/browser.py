@@ -3,13 +3,13 @@
 import shutil
 
 import pytest
+from selenium import webdriver
 
 
 @pytest.fixture(params=[1280, 390], ids=["laptop", "phone"])
 def browser(request, tmp_path):
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium and chromium-driver are not installed; .ci/run installs them")
-    webdriver = pytest.importorskip("selenium.webdriver")
+        pytest.skip("no browser: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     for flag in (
         "headless",

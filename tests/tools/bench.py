@@ -73,22 +73,19 @@ def trainer(sequence, **settings):
         **PRESETS["original"] | {"lookback": sequence.lookback_period, "batch_size": sequence.batch_size, **settings}
     )
     instance = find_instance(settings.precision)
-    model = build_network(
-        settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed, centred=settings.centred
-    )
-    return Trainer(model, settings, instance, sequence, None)
+    return Trainer(build_network(settings), settings, instance, sequence, None)
 
 
 def steps_of(training, sequence, batch_size: int, windows: int):
     """A function that trains on about `windows` windows, in calls as the job makes them."""
-    order, keys = sequence.order(0), training._keys(0)
+    order, keys = sequence.order(0), training.dropout_keys(0)
     steps = max(1, windows // batch_size)
 
     def run():
         step = 0
         while step < steps:
-            starts = training._next_starts(order, step)[: steps - step]
-            training._run_steps(starts, keys[step : step + len(starts)])
+            starts = training.starts_of_call(order, step)[: steps - step]
+            training.steps.train(starts, keys[step : step + len(starts)])
             step += len(starts)
 
     return run, steps * batch_size
@@ -136,7 +133,7 @@ def against_ceiling(precision: str):
     def cut_windows():
         total = tf.zeros((), precision)
         for step in tf.range(14):
-            windows, _ = training._windows(starts[step])
+            windows, _ = training.steps.windows(starts[step])
             total += windows[0, 0]
         return total
 
@@ -216,8 +213,9 @@ def quiet_keras():
     import keras
 
     from ml.learn.network import build_network
+    from ml.settings import Settings
 
-    yield keras, compiled(build_network(LOOKBACK, NODES, 2, 0.2, 1))
+    yield keras, compiled(build_network(Settings(lookback=LOOKBACK, nodes=NODES, centred=False)))
 
 
 @case
@@ -405,22 +403,15 @@ def learning_curves():
     from ml.optimal_position import optimal_positions
     from ml.train_sequence import TrainSequence
 
-    prices = read_channel(Path(os.environ["BENCH_PRICES"]), "2019-06-01", "2020-06-01")
+    prices = read_channel(Path(os.environ["BENCH_PRICES"]), "2019-06-01", "2020-06-01").frame
     frame = optimal_positions(prices, spread=0.5)
-
-    class Never:
-        is_set = False
 
     result = {}
     for centred in (True, False):
         curves = {"auto": [], "float32": []}
         for seed, precision in itertools.product((1, 2, 3), curves):
             sequence = TrainSequence(frame, LOOKBACK, BATCH, seed=seed)
-            epochs = (
-                trainer(sequence, precision=precision, seed=seed, centred=centred)
-                .fit(stop=Never(), report=print)
-                .history
-            )
+            epochs = trainer(sequence, precision=precision, seed=seed, centred=centred).fit().history
             curves[precision].append([epoch["accuracy"] for epoch in epochs])
         means = {precision: np.mean(found, axis=0) for precision, found in curves.items()}
         windows = "centred" if centred else "not_centred"

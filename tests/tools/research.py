@@ -1,36 +1,44 @@
 """What the model is worth on real prices: settings compared on folds before 2020, then one table on 2020.
 
-    make research                               both; goes on where it was cut off, prints Markdown
-    python tests/tools/research.py folds [NAME ...]   candidates, each the shipped defaults with a change
-    python tests/tools/research.py report             the defaults and the original against the baselines, on 2020
+    make research                               both, as Markdown; goes on where it was cut off
+    make research ARGS="folds"                  candidates, each the shipped defaults with a change [NAME ...]
+    make research ARGS="report"                 the defaults and the original against the baselines, on 2020
+    make research ARGS="--short"                both on a few weeks, to see that it works; the numbers mean nothing
 
 A fold trains on all rows before its stretch but a purge, as a job does: the last tenth of them chooses the epoch.
-Baselines are fitted on the same rows. Every minute of a stretch is predicted, by every candidate alike. Predictions
-are kept in runs/research under the settings they are of; delete it to compute them afresh. Real prices are needed
-(POSITION_TRAINER_SHARED).
+Baselines are fitted on the same rows. Every minute of a stretch is predicted, by every candidate alike. Scores,
+baselines, intervals and verdicts are the job's own (`ml.judge`). A candidate's predictions are kept in runs/research
+under its settings; delete the folder to compute them afresh. Real prices are needed (POSITION_TRAINER_SHARED).
 """
 
 import argparse
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pandas as pd
-import scipy.optimize
 
+from ml.digits import share
+from ml.files import write_whole
+from ml.judge.baselines import baselines
+from ml.judge.bootstrap import CONFIDENCE, Bootstrap
+from ml.judge.performance import block_of, measure
+from ml.judge.scores import ACCURACY, LOG_LOSS, Prediction, score
 from ml.learn.folds import split_by_time
 from ml.learn.network import build_network
 from ml.learn.trainer import Trainer
 from ml.optimal_position import optimal_positions
-from ml.platform.hardware import find_instance
+from ml.platform.hardware import Instance, find_instance
 from ml.settings import PRESETS, Settings
 from ml.train_sequence import TrainSequence
 
@@ -39,21 +47,26 @@ SHARED = Path(os.environ.get("POSITION_TRAINER_SHARED") or REPOSITORY.parent / "
 PRICES = SHARED / "data/xbtusd_minutely_2017-06_2020-06.parquet"
 RESULTS = REPOSITORY / "runs/research"
 
+Span = tuple[str, str]  # first day, and the day after the last
+
+BAR = pd.Timedelta(minutes=1)
 HORIZON, SPREAD = 300, 0.5
 PURGE = 1440 + HORIZON  # of the longest lookback, so that all candidates train on the same rows
 FOLDS = (("2018-07-01", "2019-01-01"), ("2019-01-01", "2019-07-01"), ("2019-07-01", "2020-01-01"))
 FINAL = ("2020-01-01", "2020-07-01")
-LENGTHS = (15, 30, 60, 90, 120, 180, 240, 360, 480, 720, 1440)  # minutes, of the rules
-LOGISTIC_LOOKBACK, LOGISTIC_EVERY = 300, 15  # its neighbours among the windows tell it nothing new
+SHORT_FOLDS, SHORT_FINAL = (("2017-07-01", "2017-07-08"), ("2017-07-08", "2017-07-15")), ("2017-07-15", "2017-07-22")
+WINDOWS_AT_ONCE = 8192
+
+SHIPPED, ORIGINAL = "the shipped defaults", "the original preset"
 
 # What each candidate changes in the shipped defaults; of several, the probabilities are averaged.
 CANDIDATES = {
-    "the shipped defaults": {},
+    SHIPPED: {},
     # It would take ten epochs, and is at its best before the fifth.
-    "the original preset": {**PRESETS["original"], "patience": 2},
+    ORIGINAL: {**PRESETS["original"], "patience": 2},
     **{f"seed {seed}": {"seed": seed} for seed in (2, 3, 4)},
     "four seeds averaged": [{"seed": seed} for seed in (1, 2, 3, 4)],
-    **{f"lookback {minutes}": {"lookback": minutes} for minutes in (120, 180, 300, 360, 1440)},
+    **{f"lookback {bars}": {"lookback": bars} for bars in (120, 180, 300, 360, 1440)},
     **{f"nodes {nodes}": {"nodes": nodes} for nodes in (32, 256)},
     "one hidden layer": {"layers": 1},
     "windows not centred": {"centred": False},
@@ -96,217 +109,131 @@ class Stretch:
     def labels(self) -> np.ndarray:
         return self.frame["position"].to_numpy()[self.first :] > 0
 
-    @property
-    def days(self) -> np.ndarray:
-        """The day of each row, counted from the first."""
-        dates = self.frame.index[self.first :].floor("D")
-        return (dates - dates[0]).days.to_numpy()
-
 
 @functools.cache
-def stretch(start: str, end: str) -> Stretch:
+def stretch(span: Span) -> Stretch:
+    start, end = (pd.Timestamp(day, tz="UTC") for day in span)
     prices = pd.read_parquet(PRICES)
-    frame = optimal_positions(prices[prices.index < pd.Timestamp(end, tz="UTC")], HORIZON, SPREAD)
-    return Stretch(frame, int(frame.index.searchsorted(pd.Timestamp(start, tz="UTC"))))
-
-
-def known(span, name: str, compute) -> np.ndarray:
-    """P(buy) of each row of a stretch: as it was computed before, or now."""
-    path = RESULTS / f"{span[0]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy"
-    if not path.exists():
-        began = time.monotonic()
-        probabilities = compute(stretch(*span)).astype(np.float32)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        np.save(path, probabilities)
-        print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return np.load(path)
+    frame = optimal_positions(prices[prices.index < end], HORIZON, SPREAD)
+    return Stretch(frame, int(frame.index.searchsorted(start)))
 
 
 # The network
 
 
-class _NeverStops:
-    is_set = False
-
-
 @functools.cache
-def instance():
+def instance() -> Instance:
     return find_instance("auto")
 
 
-def network(span, changes: dict | list[dict]) -> np.ndarray:
-    """P(buy) of the network trained with the shipped defaults and these changes."""
+def network(span: Span, changes: dict | list[dict], results: Path) -> np.ndarray:
+    """P(buy) of each row of a stretch, by the network trained with the shipped defaults and these changes.
+
+    It is read where it was computed before.
+    """
     if isinstance(changes, list):
-        return np.mean([network(span, of_one) for of_one in changes], axis=0)
+        return np.mean([network(span, of_one, results) for of_one in changes], axis=0)
     settings = Settings(**changes)
-    print(f"{span[0]}: {changes or 'the shipped defaults'}", file=sys.stderr)
-    name = json.dumps(
-        {field.name: getattr(settings, field.name) for field in dataclasses.fields(Settings) if field.name != "preset"},
-        default=str,
-    )
-    return known(span, name, lambda part: _trained(part, settings))
+    values = dataclasses.asdict(settings)
+    del values["preset"]
+    name = hashlib.sha256(json.dumps([span, values], default=str).encode()).hexdigest()[:16]
+    path = results / f"{span[0]}-{name}.npy"
+    if not path.exists():
+        print(f"{span[0]}: {changes or SHIPPED}", file=sys.stderr)
+        began, content = time.monotonic(), io.BytesIO()
+        np.save(content, _trained(stretch(span), settings).astype(np.float32))
+        write_whole(path, content.getvalue())
+        print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return np.load(path)
 
 
 def _trained(part: Stretch, settings: Settings) -> np.ndarray:
     train_rows, held_out = split_by_time(part.train, settings.validation_fraction, settings.lookback, HORIZON)
+    assert held_out is not None
     device = instance()
-    model = build_network(
-        settings.lookback, settings.nodes, settings.layers, settings.dropout, settings.seed, centred=settings.centred
-    )
+    model = build_network(settings)
     Trainer(
         model,
         settings,
         device,
         TrainSequence(train_rows, settings.lookback, settings.batch_size, seed=settings.seed),
         TrainSequence(held_out, settings.lookback, settings.batch_size, enable_shuffle=False),
-    ).fit(stop=_NeverStops(), report=lambda line: print(f"  {line}", file=sys.stderr))
-    return np.concatenate([np.asarray(model(windows))[:, 1] for windows in _windows(part, settings.lookback)])
+    ).fit(report=lambda line, **_: print(f"  {line}", file=sys.stderr))
+    windows = _windows(part.frame.iloc[part.first - settings.lookback + 1 :], settings.lookback)
+    return np.concatenate([np.asarray(model(some))[:, 1] for some in windows])
 
 
-def _windows(part: Stretch, lookback: int):
-    """The windows that end at the rows of a stretch, some at a time."""
-    sequence = TrainSequence(part.frame.iloc[part.first - lookback + 1 :], lookback)
-    for first in range(0, sequence.num_windows, 8192):
-        yield sequence.windows(np.arange(first, min(first + 8192, sequence.num_windows)))
+def _windows(rows: pd.DataFrame, lookback: int) -> Iterator[np.ndarray]:
+    sequence = TrainSequence(rows, lookback)
+    for first in range(0, sequence.num_windows, WINDOWS_AT_ONCE):
+        yield sequence.windows(np.arange(first, min(first + WINDOWS_AT_ONCE, sequence.num_windows)))
 
 
-# The baselines
+# The tables
 
 
-def baselines(span) -> dict[str, np.ndarray]:
-    """P(buy) of each baseline, fitted on the training rows of a stretch."""
-    mid = stretch(*span).frame["mid"]
-    rules = {
-        "momentum": {n: (mid > mid.shift(n)).to_numpy() for n in LENGTHS},
-        "range rule": {n: (mid - mid.rolling(n).min() > mid.rolling(n).max() - mid).to_numpy() for n in LENGTHS},
-    }
-    part = stretch(*span)
-    right = part.train["position"].to_numpy() > 0
-    found = {
-        "majority": np.full(len(part.labels), right.mean()),
-        # The position of `horizon` minutes ago: no later one is known yet.
-        "persistence": _two_sided(part, (part.frame["position"].shift(HORIZON) > 0).to_numpy()),
-    }
-    for name, says_buy in rules.items():
-        length = max(LENGTHS, key=lambda n: np.mean(says_buy[n][: len(right)] == right))
-        found[f"{name}, {length} minutes"] = _two_sided(part, says_buy[length])
-    found["logistic regression"] = known(span, "logistic regression", _logistic)
-    return found
-
-
-def _two_sided(part: Stretch, says_buy: np.ndarray) -> np.ndarray:
-    """A rule's P(buy): how often it was right on the training rows when it said buy, and when it did not."""
-    right = part.train["position"].to_numpy() > 0
-    said = says_buy[: len(right)]
-    return np.where(says_buy[part.first :], right[said].mean(), right[~said].mean())
-
-
-def _logistic(part: Stretch) -> np.ndarray:
-    """Logistic regression on the normalised window."""
-    train = TrainSequence(part.train, LOGISTIC_LOOKBACK)
-    starts = np.arange(0, train.num_windows, LOGISTIC_EVERY)
-    windows, labels = train.windows(starts).astype(np.float64), train.labels[starts]
-
-    def loss_and_gradient(weights):
-        scores = windows @ weights[1:] + weights[0]
-        error = 1 / (1 + np.exp(-scores)) - labels
-        return np.mean(np.logaddexp(0, scores) - labels * scores), np.concatenate(
-            [[error.mean()], windows.T @ error / len(labels)]
-        )
-
-    start = np.zeros(LOGISTIC_LOOKBACK + 1)
-    bias, *weights = scipy.optimize.minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B").x
-    scores = np.concatenate([windows @ np.array(weights) + bias for windows in _windows(part, LOGISTIC_LOOKBACK)])
-    return 1 / (1 + np.exp(-scores))
-
-
-# The numbers
-
-
-def right_and_loss(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each row is predicted right, and its log-loss."""
-    of_label = np.where(labels, probabilities, 1 - probabilities).astype(np.float64)
-    return ((probabilities > 0.5) == labels).astype(np.float64), -np.log(np.maximum(of_label, 1e-6))
-
-
-def interval(differences: np.ndarray, days: np.ndarray, resamples: int = 2000) -> str:
-    """A mean and its 95 % interval by resampling whole days: what is right at noon is right a minute later."""
-    sums, counts = np.bincount(days, differences), np.bincount(days)
-    drawn = np.random.default_rng(1).integers(len(sums), size=(resamples, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
-    return f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
-def over(predict) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each row of all folds is predicted right, and its log-loss."""
-    pairs = [right_and_loss(predict(span), stretch(*span).labels) for span in FOLDS]
-    return tuple(np.concatenate(column) for column in zip(*pairs, strict=True))
-
-
-def table(head: list[str], rows: list[list[str]]) -> None:
-    for row in (head, ["---"] * len(head), *rows):
-        print(f"| {' | '.join(row)} |")
-
-
-def folds(names: list[str]) -> None:
-    """Every candidate and baseline over all folds, and what it is better or worse by than the shipped defaults."""
-
-    def days():
-        counted = np.cumsum([0, *(stretch(*span).days[-1] + 1 for span in FOLDS)])
-        return np.concatenate([stretch(*span).days + offset for span, offset in zip(FOLDS, counted, strict=False)])
-
-    shipped = over(lambda span: network(span, {}))
-    found = {name: over(functools.partial(network, changes=CANDIDATES[name])) for name in names}
-    fitted = {span: list(baselines(span).items()) for span in FOLDS}
-    for number, (name, _) in enumerate(fitted[FOLDS[0]]):
-        found[name.partition(",")[0]] = over(lambda span, number=number: fitted[span][number][1])
-    rows = [
-        [
-            name,
-            f"{right.mean():.4f}",
-            f"{loss.mean():.4f}",
-            interval(right - shipped[0], days()),
-            interval(loss - shipped[1], days()),
-        ]
-        for name, (right, loss) in found.items()
+def predictions(spans: Sequence[Span], names: Sequence[str], results: Path) -> Iterator[Prediction]:
+    """What candidates, and then the baselines, say about all rows of some stretches."""
+    for name in names:
+        probability = np.concatenate([network(span, CANDIDATES[name], results) for span in spans])
+        yield Prediction(name, probability, probability > 0.5)
+    settings = Settings(spread=SPREAD)
+    fitted = [
+        baselines(part.frame, part.first - PURGE, len(part.labels), settings, BAR) for part in map(stretch, spans)
     ]
-    print(f"\nFolds {', '.join(f'{start} to {end}' for start, end in FOLDS)} (ends excluded):\n")
-    table(["candidate", "accuracy", "log-loss", "accuracy beyond the defaults'", "log-loss beyond the defaults'"], rows)
-
-
-def report() -> None:
-    """The shipped defaults, the original's and the baselines on 2020, and what the defaults are better by."""
-    labels, days = stretch(*FINAL).labels, stretch(*FINAL).days
-    found = {name: network(FINAL, CANDIDATES[name]) for name in ("the shipped defaults", "the original preset")}
-    found |= baselines(FINAL)
-    right, loss = right_and_loss(found["the shipped defaults"], labels)
-    rows = []
-    for name, probabilities in found.items():
-        their_right, their_loss = right_and_loss(probabilities, labels)
-        differences = (
-            [""] * 2
-            if name == "the shipped defaults"
-            else [interval(right - their_right, days), interval(loss - their_loss, days)]
+    for rules in zip(*fitted, strict=True):
+        yield Prediction(
+            ", ".join(dict.fromkeys(rule.name for rule in rules)),
+            np.concatenate([rule.probability for rule in rules]),
+            np.concatenate([rule.buy for rule in rules]),
         )
-        rows.append([name, f"{their_right.mean():.4f}", f"{their_loss.mean():.4f}", *differences])
-    print(f"\n{FINAL[0]} to {FINAL[1]} (end excluded), {len(labels):,} minutes:\n")
-    table(
-        ["predictor", "accuracy", "log-loss", "the defaults' accuracy beyond it", "the defaults' log-loss beyond it"],
-        rows,
-    )
+
+
+def print_table(spans: Sequence[Span], names: Sequence[str], results: Path) -> None:
+    """Prints candidates and baselines with what they are better or worse by than the shipped defaults.
+
+    A row is printed as soon as it is known, since a candidate takes minutes.
+    """
+    labels = np.concatenate([stretch(span).labels for span in spans])
+    bootstrap = Bootstrap(len(labels), block_of(HORIZON, BAR))
+    print(f"\n{', '.join(f'{start} to {end}' for start, end in spans)} (ends excluded), {len(labels):,} minutes:\n")
+    columns = ["predictor", "accuracy", "log-loss", "accuracy beyond the defaults'", "log-loss beyond the defaults'"]
+    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    shipped = score(next(predictions(spans, [SHIPPED], results)), labels, bootstrap)
+    for each in predictions(spans, names, results):
+        scored = score(each, labels, bootstrap)
+        cells = [share(scored[name][0]) for name in (ACCURACY, LOG_LOSS)]
+        for name in (ACCURACY, LOG_LOSS):
+            value, low, high = (share(number, "+") for number in bootstrap.estimate(scored[name] - shipped[name]))
+            cells.append("" if each.name == SHIPPED else f"{value} [{low}, {high}]")
+        print(f"| {' | '.join([each.name, *cells])} |", flush=True)
+    print(f"\nIn brackets: {CONFIDENCE:.0%} intervals, block bootstrap.")
+
+
+def print_verdict(span: Span, results: Path) -> None:
+    """Prints what a job would say of the shipped defaults on a stretch."""
+    part = stretch(span)
+    found = measure(part.frame, part.first - PURGE, network(span, {}, results), Settings(spread=SPREAD), BAR)
+    print(f"\n{found.verdict} {found.profit_verdict}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=("folds", "report"))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CANDIDATES)}")
+    parser.add_argument("--short", action="store_true", help="a few weeks of prices, to see that everything works")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the predictions that are kept")
     options = parser.parse_args()
     if not PRICES.is_file():
         parser.error(f"real prices are needed, and {PRICES} is not there; set POSITION_TRAINER_SHARED")
+    if unknown := [name for name in options.names if name not in CANDIDATES]:
+        parser.error(f"unknown candidate {unknown[0]!r}; known: {', '.join(CANDIDATES)}")
+    folds, final = (SHORT_FOLDS, SHORT_FINAL) if options.short else (FOLDS, FINAL)
     if options.part != "report":
-        folds(options.names or list(CANDIDATES))
+        print_table(folds, options.names or list(CANDIDATES), options.results)
     if options.part != "folds":
-        report()
+        print_table([final], [SHIPPED, ORIGINAL], options.results)
+        print_verdict(final, options.results)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,19 @@ that is kept; the others say how much a result depends on the months it was meas
 import dataclasses
 import gc
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ml.errors import UserError
-from ml.metrics import METRICS, rounded
-from ml.platform.stop import StopSignal
+from ml.log import say
 from ml.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # which import TensorFlow
     import keras
 
-    from ml.judge.performance import Performance
     from ml.learn.trainer import TrainingResult
-
-_MEAN = "mean_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +42,19 @@ class Fold:
 
     @property
     def subfolder(self) -> str:
-        """Where an earlier fold keeps what must not meet the others'; empty for the last one."""
+        """Subfolder of an earlier fold's checkpoints and logs; empty for the last one."""
         return "" if self.number == self.count else f"fold-{self.number}"
 
-    def report(self, line: str) -> None:
-        """Prints a line of the training's.
+    def report(self, line: str, *, metrics: bool = False) -> None:
+        """Prints a line of the training's, as `ml.log.say` does.
 
         The regexes of the metrics find `name=value`. They must find the numbers of the model that is kept and
         no others', so an earlier fold's lines have a space there.
         """
-        print(f"fold {self.number} of {self.count}: {line.replace('=', ' ')}" if self.subfolder else line, flush=True)
+        if self.subfolder:
+            say(f"fold {self.number} of {self.count}: {line.replace('=', ' ')}")
+        else:
+            say(line, metrics=metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +131,8 @@ def folds_of(history: pd.DataFrame, settings: Settings) -> list[Fold]:
     """
     lookback, count = settings.lookback, settings.folds
     train_rows, validation_rows = split_by_time(history, settings.validation_fraction, lookback, settings.horizon)
+    if validation_rows is None:
+        return [Fold(1, 1, history, train_rows, None)]
     folds = []
     for number in range(1, count):
         later = (count - number) * len(validation_rows)
@@ -146,49 +147,48 @@ def folds_of(history: pd.DataFrame, settings: Settings) -> list[Fold]:
     return [*folds, Fold(count, count, history, train_rows, validation_rows)]
 
 
-def train_in_turn(folds: Sequence[Fold], train: Callable[[Fold], Trained], stop: StopSignal) -> Outcome:
-    """Trains the folds' models one after the other, keeping in memory the one that counts."""
-    kept, results, probabilities = None, [], []
+def described(folds: Sequence[Fold]) -> str:
+    """What is trained on and validated, as a line for the log."""
+    last = folds[-1]
+    validated = (
+        "validation is off" if last.validation_rows is None else f"validating on the last {len(last.validation_rows):,}"
+    )
+    before = f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""
+    return f"training on {len(last.train_rows):,} rows, {validated}{before}"
+
+
+def rows_of_parts(folds: Sequence[Fold]) -> dict[str, int]:
+    """Rows that the model that is kept is trained and validated on, as job.json names them."""
+    last = folds[-1]
+    validation = 0 if last.validation_rows is None else len(last.validation_rows)
+    return {"train_rows": len(last.train_rows), "validation_rows": validation}
+
+
+def train_in_turn(
+    folds: Sequence[Fold], train: Callable[[Fold], Trained], stop: Callable[[], bool] = lambda: False
+) -> Outcome:
+    """Trains the folds' models one after the other, keeping in memory the one that counts.
+
+    Args:
+        folds: in the order of time.
+        train: trains a fold's model.
+        stop: whether the process is asked to end.
+    """
+    kept: Trained | None = None
+    results, probabilities, stopped = [], [], False
     for fold in folds:
         gc.collect()  # a trainer and its graphs hold each other, and a history each
         trained = train(fold)
         if kept is None or trained.result.best_epoch:
             kept = trained
-        if trained.result.stopped:
+        stopped = trained.result.stopped
+        if stopped:
             break
         results.append(trained.result)
         if fold.subfolder:
             probabilities.append(trained.predict())
-        if stop.is_set:
+        if stop():
             break
-    return Outcome(kept, results, probabilities, stopped=stop.is_set or trained.result.stopped)
-
-
-def fold_table(
-    folds: Sequence[Fold], results: Sequence["TrainingResult"], performances: Sequence["Performance"]
-) -> list[dict[str, Any]]:
-    """A row a fold: its rows and time, the epoch kept and its scores, the numbers that are printed once."""
-    return [
-        {
-            "fold": fold.number,
-            "train_rows": len(fold.train_rows),
-            "validation_rows": len(fold.validation_rows),
-            "first": str(fold.validation_rows.index[0]),
-            "last": str(fold.validation_rows.index[-1]),
-            "best_epoch": result.best_epoch,
-            **{name: result.history[result.best_epoch - 1][name] for name in ("val_loss", "val_accuracy")},
-            **performance.metrics,
-            "best_baseline": performance.best_baseline,
-            "verdict": performance.verdict,
-        }
-        for fold, result, performance in zip(folds, results, performances, strict=True)
-    ]
-
-
-def mean_metrics(table: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The means over the folds that `ml.settings.METRICS` declares."""
-    return {
-        name: rounded(float(np.mean([row[name.removeprefix(_MEAN)] for row in table])))
-        for name in METRICS
-        if name.startswith(_MEAN)
-    }
+    if kept is None:
+        raise ValueError("there is no fold to train")
+    return Outcome(kept, results, probabilities, stopped=stop() or stopped)

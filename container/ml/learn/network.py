@@ -8,9 +8,12 @@ share a batch.
 """
 
 import functools
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
+
+from ml.settings import Settings
 
 # AutoGraph, which rewrites Python's loops and conditions over tensors, takes a second for a step that has none.
 graph = functools.partial(tf.function, autograph=False)
@@ -18,36 +21,35 @@ graph = functools.partial(tf.function, autograph=False)
 CENTRE = 0.5  # of normalised windows
 
 
-def build_network(
-    lookback: int, nodes: int, layers: int, dropout: float, seed: int, *, centred: bool = False
-) -> keras.Sequential:
+def build_network(settings: Settings) -> keras.Sequential:
     """Dense ReLU layers with dropout, softmax over sell and buy.
 
     Args:
-        lookback: inputs, one a price of the normalised window.
-        nodes: units in each hidden layer.
-        layers: hidden layers.
-        dropout: share of hidden units dropped in training, in [0, 1).
-        seed: of the initial weights.
-        centred: whether a first layer, without weights, takes CENTRE off the windows.
+        settings: lookback (inputs, one a price of the normalised window), nodes, layers, dropout, seed (of the
+            initial weights), centred (whether a first layer, without weights, subtracts CENTRE from the windows).
 
     Returns:
         A float32 model: (batch, lookback) normalised windows in, (batch, 2) probabilities out.
     """
-    model = keras.Sequential([keras.Input((lookback,), name="normalised_window")], name="position")
-    if centred:
+    model = keras.Sequential([keras.Input((settings.lookback,), name="normalised_window")], name="position")
+    if settings.centred:
         model.add(keras.layers.Rescaling(1.0, offset=-CENTRE, name="centred"))
-    for layer in range(layers):
-        initial = keras.initializers.GlorotUniform(seed=seed + layer)
-        model.add(keras.layers.Dense(nodes, "relu", kernel_initializer=initial, name=f"hidden_{layer + 1}"))
-        if dropout:
-            model.add(keras.layers.Dropout(dropout, seed=seed + layer, name=f"dropout_{layer + 1}"))
-    initial = keras.initializers.GlorotUniform(seed=seed + layers)
+    for layer in range(settings.layers):
+        seed = settings.seed + layer
+        initial = _initial(seed)
+        model.add(keras.layers.Dense(settings.nodes, "relu", kernel_initializer=initial, name=f"hidden_{layer + 1}"))
+        if settings.dropout:
+            model.add(keras.layers.Dropout(settings.dropout, seed=seed, name=f"dropout_{layer + 1}"))
+    initial = _initial(settings.seed + settings.layers)
     model.add(keras.layers.Dense(2, "softmax", kernel_initializer=initial, name="sell_buy"))
     return model
 
 
-def logits(weights, windows, *, dropout: float, keys, rows):
+def _initial(seed: int) -> Any:  # whose type Keras' stubs take for text
+    return keras.initializers.GlorotUniform(seed=seed)
+
+
+def logits(weights, windows, *, dropout: float, keys, rows) -> tf.Tensor:
     """The network's output before the softmax, as in the model but fused and in mixed precision.
 
     Args:
@@ -64,7 +66,8 @@ def logits(weights, windows, *, dropout: float, keys, rows):
     activation = windows
     for layer, (kernel, bias) in enumerate(zip(hidden[::2], hidden[1::2], strict=True)):
         activation = _relu_dropout(_product(activation, kernel), bias, keys[layer], rows, dropout)
-    return _output(_product(activation, last_kernel), last_bias, output_kernel, output_bias, keys[-1], rows, dropout)
+    output = _output(_product(activation, last_kernel), last_bias, output_kernel, output_bias, keys[-1], rows, dropout)
+    return cast(tf.Tensor, output)  # the stubs take its gradient for a part of it
 
 
 def _product(activation, kernel):

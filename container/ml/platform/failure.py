@@ -8,6 +8,8 @@ from pathlib import Path
 from sagemaker_training.errors import ClientError
 
 from ml.errors import UserError, printable
+from ml.files import write_whole
+from ml.log import say
 
 FAILURE_CHARACTERS = 1024  # SageMaker's FailureReason takes that many of output/failure
 
@@ -16,30 +18,54 @@ class JobFailed(ClientError):
     """Raised after the failure was reported; makes the toolkit exit with 1, without a traceback of its own."""
 
 
+class ScriptFailed(Exception):
+    """The script ended with an error; its message is the script's own, where it left one.
+
+    Attributes:
+        details: the last lines of its standard error.
+    """
+
+    def __init__(self, message: str, details: str):
+        super().__init__(message)
+        self.details = details
+
+
 @contextlib.contextmanager
 def failures_reported(base: Path):
     """Turns an exception into output/failure and one line on standard error, then raises JobFailed.
 
     The message comes first and a traceback, where the fault is ours, after it: SageMaker shows the
-    first 1024 characters. An earlier run's file is removed; the toolkit keeps the one that it finds. Everything
-    must leave as an exception, since the toolkit takes SystemExit and KeyboardInterrupt in a module for success.
+    first 1024 characters. An earlier run's file is removed; one that a user's script wrote is kept, as by the toolkit.
+    Everything must leave as an exception, since the toolkit takes SystemExit and KeyboardInterrupt in a module for
+    success.
     """
+    path = base / "output" / "failure"
     with contextlib.suppress(OSError):
-        (base / "output" / "failure").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     try:
         yield
     except BaseException as error:
-        if isinstance(error, UserError):
-            text = printable(str(error))
-        else:
-            message = printable(f"{type(error).__name__}: {error}").rstrip(": ")
-            text = f"{message}\n{_last_frames(error, FAILURE_CHARACTERS - len(message) - 1)}".rstrip()
-            traceback.print_exc()
+        text = _text(error)
         with contextlib.suppress(OSError):  # a read-only or full disk must not hide the error itself
-            (base / "output").mkdir(parents=True, exist_ok=True)
-            (base / "output" / "failure").write_text(text[:FAILURE_CHARACTERS], encoding="utf-8")
-        print(f"error: {text.splitlines()[0]}", file=sys.stderr, flush=True)
-        raise JobFailed(text.splitlines()[0]) from None
+            if path.exists():
+                text = printable(path.read_text(encoding="utf-8", errors="replace"))
+            else:
+                write_whole(path, text[:FAILURE_CHARACTERS])
+        message = text.splitlines()[0] if text.strip() else "the job failed and gave no reason"
+        say(f"error: {message}", stream=sys.stderr)
+        raise JobFailed(message) from None
+
+
+def _text(error: BaseException) -> str:
+    """What a failure file says of an exception: the message first, then where it came from if the fault is ours."""
+    if isinstance(error, UserError):
+        return printable(str(error))
+    if isinstance(error, ScriptFailed):
+        room = FAILURE_CHARACTERS - len(str(error)) - 1
+        return f"{error}\n{error.details[-room:]}" if room > 0 else str(error)
+    traceback.print_exception(error)
+    message = printable(f"{type(error).__name__}: {error}").rstrip(": ")
+    return f"{message}\n{_last_frames(error, FAILURE_CHARACTERS - len(message) - 1)}".rstrip()
 
 
 def _last_frames(error: BaseException, characters: int) -> str:

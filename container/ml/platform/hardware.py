@@ -1,40 +1,19 @@
 """The hardware found, and what is chosen for it. Every choice that depends on hardware is made here."""
 
-import dataclasses
 import math
 import os
 import re
 from pathlib import Path
-
-import tensorflow as tf
+from typing import TYPE_CHECKING
 
 from ml.errors import UserError
+from ml.learn.devices import Instance
+from ml.platform.tensorflow_import import import_tensorflow
 
-# Windows trained in one call into TensorFlow: long enough that a call's own cost (about 1 ms) vanishes,
-# short enough (under a second on 2 cores) that a stop signal or a due checkpoint never waits long.
-WINDOWS_PER_CALL = 32_768
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _GPU_INSTANCE = re.compile(r"ml\.(p\d|g\d)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Instance:
-    """The devices a job trains on and how it uses them.
-
-    Attributes:
-        description: one line for the log: the devices, the precision and why.
-        strategy: tf.distribute strategy over the devices.
-        precision: of the multiplications: float32, bfloat16 or float16.
-        compile_step: whether XLA compiles a whole step's gradients, or only the loops between its
-            multiplications.
-        compile_update: whether XLA compiles the optimizer's update.
-    """
-
-    description: str
-    strategy: tf.distribute.Strategy
-    precision: str
-    compile_step: bool
-    compile_update: bool
 
 
 def usable_cores() -> int:
@@ -49,7 +28,7 @@ def usable_cores() -> int:
 
 
 def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = False) -> Instance:
-    """The hardware of this host; call it before TensorFlow has run anything.
+    """The hardware of this host; call it before TensorFlow has run anything. Imports TensorFlow.
 
     Args:
         precision: the setting: auto, float32, bfloat16 or float16.
@@ -59,6 +38,9 @@ def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = 
     Raises:
         UserError: the instance has a GPU that TensorFlow cannot use.
     """
+    import_tensorflow()
+    import tensorflow as tf
+
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         for gpu in gpus:  # take memory as needed: several jobs may share a card on a laptop
@@ -70,7 +52,7 @@ def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = 
         _refuse_idle_gpu(instance_type, allow_cpu)
         if usable_cores() < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
             tf.config.threading.set_intra_op_parallelism_threads(usable_cores())
-        best, reason = _cpu_precision()
+        best, reason = cpu_precision()
         devices = f"{usable_cores()} CPU cores"
     chosen = best if precision == "auto" else precision
     reason = reason if precision == "auto" else "as set"
@@ -81,8 +63,10 @@ def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = 
     )
 
 
-def make_instance(devices: list[tf.config.LogicalDevice], precision: str, description: str) -> Instance:
+def make_instance(devices: "list[tf.config.LogicalDevice]", precision: str, description: str) -> Instance:
     """The choices for a list of devices of one kind."""
+    import tensorflow as tf
+
     several = len(devices) > 1
     strategy = (
         tf.distribute.MirroredStrategy([device.name for device in devices]) if several else tf.distribute.get_strategy()
@@ -110,7 +94,7 @@ def _gpu_precision(capability: tuple[int, int]) -> tuple[str, str]:
     return "float32", f"{level} has no tensor cores"
 
 
-def _cpu_precision() -> tuple[str, str]:
+def cpu_precision() -> tuple[str, str]:
     """Fastest precision of this CPU: bfloat16 where it has instructions for it.
 
     The kernel's flags and not a stopwatch: the choice changes the numbers, so it must be the same on every run.

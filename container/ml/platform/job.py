@@ -47,6 +47,14 @@ class Job:
     def tensorboard(self) -> Path:
         return self.base / "output" / "tensorboard"
 
+    def refuse_several_hosts(self) -> None:
+        """Raises UserError where the job has more hosts than can be used."""
+        if len(self.hosts) > 1:
+            raise UserError(
+                f"the job has {len(self.hosts)} hosts and can use one; set ResourceConfig.InstanceCount "
+                "to 1, and choose an instance with more GPUs for more speed"
+            )
+
 
 def base_folder() -> Path:
     """/opt/ml, or the folder that the toolkit's SAGEMAKER_BASE_DIR names."""

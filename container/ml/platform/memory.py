@@ -1,20 +1,26 @@
 """Whether the job's memory will do, estimated before the training: the kernel kills without a word.
 
-The figures of the estimate were fitted to the peaks of real jobs on a CPU; tests/test_faults.py measures again.
+The figures of the estimate were fitted to the peaks of real jobs on a CPU; tests/tools/memory_shapes.py measures again.
 On GPUs the network's part is in the device's memory, and the estimate of the host's errs on the safe side.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml.errors import UserError
+from ml.platform.hardware import cpu_precision
 from ml.settings import Settings
 
-_PROGRAM = 620_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
+_PROGRAM = 720_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
+_FOLD = 45_000_000  # an earlier fold's compiled steps, which stay
 _ROW = 110  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
 _SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
 _COPIES = 5  # of the weights: the network, its gradients, the best epoch's, two while a checkpoint or model is written
 _WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision multiplied in, forwards and backwards
-_UNIT = 12  # bytes a hidden unit and window of a batch: product, activation and their gradients
+# Numbers a hidden unit and window of a batch, in the precision multiplied in: of every layer its product and
+# activation, of the layer under way what is made for a while. Float32 layers of 65,536 units need it all, others less.
+_UNIT_OF_EACH_LAYER, _UNIT_OF_ONE_LAYER = 2, 6
 
 
 def needed_memory(settings: Settings, rows: int) -> int:
@@ -25,8 +31,11 @@ def needed_memory(settings: Settings, rows: int) -> int:
         rows: of prices to train and to validate on.
     """
     weights = 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
-    step = settings.batch_size * (settings.lookback * _WINDOW_PRICE + settings.layers * settings.nodes * _UNIT)
-    return _PROGRAM + rows * _ROW + weights + step
+    batch = min(settings.batch_size, rows)
+    precision = cpu_precision()[0] if settings.precision == "auto" else settings.precision
+    units = settings.nodes * (_UNIT_OF_EACH_LAYER * settings.layers + _UNIT_OF_ONE_LAYER)
+    step = batch * (settings.lookback * _WINDOW_PRICE + units * (4 if precision == "float32" else 2))
+    return _PROGRAM + (settings.folds - 1) * _FOLD + rows * _ROW + weights + step
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, str]:
@@ -39,10 +48,7 @@ def available_memory(root: Path = Path("/")) -> tuple[int, str]:
         A number too large to matter and nothing where the system tells neither.
     """
     found = [(1 << 62, "")]
-    for folder, limit, usage, cache in (
-        (root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
+    for folder, limit, usage, cache in _cgroups(root):
         try:
             most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
             # What files keep in memory is given up when it is needed.
@@ -57,13 +63,47 @@ def available_memory(root: Path = Path("/")) -> tuple[int, str]:
     return min(found)
 
 
-def check_memory(settings: Settings, rows: int) -> None:
-    """Refuses a training that the kernel would kill.
+def _cgroups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """The control groups that limit this process: folder, and the names of limit, usage and cache in it.
+
+    A container sees its own as the root. Elsewhere /proc/self/cgroup names the process's, and all above it count.
+    """
+    own = []
+    with contextlib.suppress(OSError):
+        own = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    for top, controller, names in (
+        (root / "sys/fs/cgroup", "", ("memory.max", "memory.current", "inactive_file")),
+        (
+            root / "sys/fs/cgroup/memory",
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ):
+        paths = [path for _, controllers, path in own if controller in controllers.split(",")]
+        folders = {top / part.lstrip("/") for path in paths for part in (path, *map(str, Path(path).parents))}
+        yield from ((folder, *names) for folder in sorted(folders | {top}))
+
+
+def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
+    """Refuses a job that the kernel would kill.
+
+    Called before prices are read, where their number can be foreseen, and again when they are there.
+
+    Args:
+        settings: the network and the batch.
+        rows: of prices to train and to validate on, known or foreseen.
+        reading: bytes that reading them takes for a while; 0: they are read.
 
     Raises:
         UserError: it needs more memory than there is, with both figures and what to change.
     """
-    needed, (available, limit) = needed_memory(settings, rows), available_memory()
+    available, limit = available_memory()
+    if reading > available:
+        raise UserError(
+            f"reading {rows:,} rows of prices needs about {_gb(reading)} of memory and {_gb(max(available, 0))} are "
+            f"left of {limit}; use a larger instance, or fewer files"
+        )
+    needed = needed_memory(settings, rows)
     if needed > available:
         raise UserError(
             f"training needs about {_gb(needed)} of memory and {_gb(max(available, 0))} are left of "

@@ -2,10 +2,13 @@
 
 import signal
 
+from ml.log import say
+
 
 class StopSignal:
     """Set once the process is asked to end (SIGTERM from SageMaker and Docker, SIGINT from a terminal).
 
+    Calling it says whether it is set, so that what takes `Callable[[], bool]` needs to know nothing of signals.
     Make it first: as PID 1 a process without a handler never learns of a SIGTERM.
     """
 
@@ -14,6 +17,9 @@ class StopSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
-    def _receive(self, number, _frame):
+    def __call__(self) -> bool:
+        return self.is_set
+
+    def _receive(self, number, _frame) -> None:
         self.is_set = True
-        print(f"received {signal.Signals(number).name}: stopping as soon as the step under way ends", flush=True)
+        say(f"received {signal.Signals(number).name}: stopping as soon as the step under way ends")

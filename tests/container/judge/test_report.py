@@ -1,6 +1,7 @@
 import html
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from PIL import Image
 
 from job_folder import SMALL, JobFolder
 from ml.data.sample_market import sample_market
-from ml.judge.performance import measured
+from ml.judge.performance import fold_row, measure
 from ml.judge.report import stretches, write_report
 from ml.optimal_position import labelled
 from ml.settings import Settings
@@ -29,14 +30,25 @@ PICTURES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """A report of a model that is right more often than not, and its folder."""
-    folder = tmp_path_factory.mktemp("report")
-    history = labelled(sample_market(rows=60_000, seed=2), 300, 0)
+# Prices of any size, in bars of any length
+MARKETS = {
+    "minutes": (10_000, pd.Timedelta(minutes=1)),
+    "seconds": (60_000, pd.Timedelta(seconds=1)),
+    "bars of 5 minutes": (1.1, pd.Timedelta(minutes=5)),
+    "hours": (3e-5, pd.Timedelta(hours=1)),
+}
+
+
+def write_one(folder, price, bar):
+    """Writes the report of a model that is right more often than not; returns what it measured."""
+    market = sample_market(rows=60_000, seed=2) * (price / 10_000)
+    market.index = pd.date_range("2023-01-01", periods=len(market), freq=bar, tz="UTC", name="dt")
+    market = market.drop(market.index[[*range(100, 1100), *range(2000, 2234)]])
+    history = labelled(market, 300, 0)
     rng = np.random.default_rng(1)
     right = np.where(history["position"] > 0, 0.65, 0.35)[-20_000:]
-    performance = measured(history, 38_000, np.clip(right + rng.normal(0, 0.2, 20_000), 0, 1), Settings(lookback=60))
+    probability = np.clip(right + rng.normal(0, 0.2, 20_000), 0, 1)
+    performance = measure(history, 38_000, probability, Settings(lookback=60), bar)
     numbers = {"loss": 0.6, "accuracy": 0.7, "val_loss": float("nan"), "val_accuracy": 0.6}
     record = {
         "job": HOSTILE,
@@ -44,28 +56,34 @@ def drawn(tmp_path_factory):
         "libraries": {"numpy": "2"},
         "settings": {"threshold": 0.0, "monitor": "val_loss", "prices_db": "redis://...@host", "start_date": None},
         "data": {
-            "rows": 60_000,
+            "rows": len(history),
             "train_rows": 38_000,
             "validation_rows": 20_059,
             "buy_share": 0.5,
             "sha256": "ab" * 32,
-            "first": str(history.index[0]),
-            "last": str(history.index[-1]),
-            "gaps": {"count": 2, "minutes": 1234, "longest_minutes": 1000, "longest_at": str(history.index[5])},
         },
     }
-    row = {
-        "fold": 1,
-        "train_rows": 38_000,
-        "first": str(history.index[0]),
-        "last": str(history.index[-1]),
-        "best_epoch": 1,
-        "val_accuracy": 0.6,
-        "best_baseline": HOSTILE,
-    } | performance.metrics
+    row = fold_row(1, 38_000, history[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}
     metrics = {"best_epoch": 2, "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)], "folds": [row, row]}
-    page = write_report(folder, record, metrics, history, performance)
-    return folder, page.read_text(encoding="utf-8"), performance
+    write_report(folder, record, metrics, history, performance)
+    return performance
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A report on minutely prices: its folder, its page, what was measured."""
+    folder = tmp_path_factory.mktemp("report")
+    performance = write_one(folder, *MARKETS["minutes"])
+    return folder, (folder / "report.html").read_text(encoding="utf-8"), performance
+
+
+@pytest.fixture(scope="module")
+def drawn_in_bars(tmp_path_factory):
+    """Folders of reports by what their bars are called."""
+    folders = {name: tmp_path_factory.mktemp("report") for name in MARKETS if name != "minutes"}
+    for name, folder in folders.items():
+        write_one(folder, *MARKETS[name])
+    return folders
 
 
 def test_the_page_escapes_everything_and_fetches_nothing(drawn):
@@ -73,10 +91,10 @@ def test_the_page_escapes_everything_and_fetches_nothing(drawn):
     assert "<script" not in page and html.escape(HOSTILE) in page
     assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png;base64,' in page
     assert html.escape(performance.verdict) in page and html.escape(performance.profit_verdict) in page
-    assert "1,234 minutes in 2 gaps" in page
+    assert "1,234 minutes in 2 gaps, the longest 1,000 after 2023-01-01 01:39" in page
 
 
-def test_every_held_out_minute_is_kept(drawn):
+def test_every_held_out_bar_is_kept(drawn):
     folder, _, performance = drawn
     kept = pd.read_parquet(folder / "positions.parquet")
     assert kept.reset_index().columns.tolist() == ["dt", "mid", "optimal_position", "probability", "prediction"]
@@ -127,6 +145,21 @@ def test_the_page_in_a_browser(browser, drawn):
     assert small >= 12
 
 
+def test_a_page_calls_bars_by_their_length_and_shows_digits_that_mean_something(browser, drawn_in_bars):
+    for name, folder in drawn_in_bars.items():
+        browser.get((folder / "report.html").as_uri())
+        assert browser.get_log("browser") == []
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        text = browser.find_element("tag name", "body").text
+        assert f"20,000 held-out {name}" in text and f"1,234 {name} in 2 gaps" in text
+        assert re.search(rf"bootstrap in blocks of [\d,]+ {name}\.", text)
+        assert "minute" not in text.replace("bars of 5 minutes", "")
+        cells = [cell.text for cell in browser.find_elements("css selector", "td.money")]
+        assert len(cells) == 8 and all(re.match(r"-?[\d,.]*[1-9]", cell) for cell in cells), cells
+        assert not re.search(r"\d[eE][-+]\d", " ".join(cells))
+
+
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_does_not_lose_the_model(tmp_path, files_url):
     job = JobFolder(tmp_path / "ml", SMALL | {"model_db": files_url}, channel={"p.parquet": sample_market(rows=6000)})
     (job.base / "output/data").rmdir()
@@ -136,6 +169,7 @@ def test_a_report_that_cannot_be_written_does_not_lose_the_model(tmp_path, files
     assert job.metrics["published"] is True and job.metrics["performance"]["verdict"]
 
 
+@pytest.mark.slow
 def test_a_job_leaves_its_report(tmp_path):
     settings = SMALL | {"prices_channel": "train", "model_db": f"files:/{tmp_path / 'kydb'}"}
     job = JobFolder(tmp_path / "ml", settings, channel={"p.parquet": sample_market(rows=6000)})

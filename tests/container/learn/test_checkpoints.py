@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -35,9 +37,103 @@ def test_an_empty_folder_has_none(tmp_path):
     assert CheckpointFolder(tmp_path / "absent", "job").load(IDENTITY) is None
 
 
-def test_jobs_that_share_a_folder_do_not_see_each_other(tmp_path):
-    CheckpointFolder(tmp_path, "one").save(checkpoint(1))
-    assert CheckpointFolder(tmp_path, "other").load(IDENTITY) is None
+# Other jobs' checkpoints in the same folder
+
+
+def of(identity, epoch, step=0):
+    return Checkpoint(identity, {"epoch": epoch, "step": step}, {"weight_0": np.full(3, epoch, np.float32)})
+
+
+def test_the_same_training_goes_on_whatever_its_job_was_called(tmp_path, capsys):
+    CheckpointFolder(tmp_path, "fx-monday").save(of(IDENTITY, 3))
+    tuesday = CheckpointFolder(tmp_path, "fx-tuesday")
+    assert tuesday.load(IDENTITY).progress["epoch"] == 3
+    assert "which job fx-monday left of the same training" in capsys.readouterr().out
+    tuesday.save(of(IDENTITY, 4))
+    assert [path.parent.name for path in files(tmp_path)] == ["fx-monday", "fx-tuesday"]
+
+
+def test_the_furthest_of_several_jobs_is_taken_and_a_jobs_own_among_equals(tmp_path, capsys):
+    for job, epoch, step in (("a", 2, 9), ("b", 3, 1), ("c", 3, 0), ("mine", 3, 1)):
+        CheckpointFolder(tmp_path, job).save(of(IDENTITY, epoch, step))
+    mine = CheckpointFolder(tmp_path, "mine")
+    assert mine.load(IDENTITY).progress == {"epoch": 3, "step": 1}
+    assert "left of the same training" not in capsys.readouterr().out
+    CheckpointFolder(tmp_path, "a").save(of(IDENTITY, 3, 2))
+    assert mine.load(IDENTITY).progress == {"epoch": 3, "step": 2}
+
+
+def test_those_of_other_trainings_are_told_with_the_difference_and_kept(tmp_path, capsys):
+    for number in range(5):
+        CheckpointFolder(tmp_path, f"job-{number}").save(of(IDENTITY | {"nodes": 32 + number}, 1))
+    mine = CheckpointFolder(tmp_path, "mine")
+    assert mine.load(IDENTITY) is None
+    told = capsys.readouterr().out
+    assert "job job-0 (nodes was 32 and is 16)" in told and told.rstrip().endswith("and 2 more")
+    for step in range(4):
+        mine.save(checkpoint(step))
+    assert len(files(tmp_path)) == 5 + 2
+
+
+def test_a_damaged_one_of_another_job_is_passed_over_and_not_deleted(tmp_path, capsys):
+    CheckpointFolder(tmp_path, "other").save(of(IDENTITY, 3))
+    path = files(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert CheckpointFolder(tmp_path, "mine").load(IDENTITY) is None
+    assert "its checksum does not match" in capsys.readouterr().out and path.exists()
+
+
+def test_one_that_does_not_serve_is_refused_of_the_own_job_and_not_used_of_another(tmp_path, capsys):
+    def too_long(found):
+        raise UserError("the checkpoint is of a longer training")
+
+    CheckpointFolder(tmp_path, "other").save(of(IDENTITY, 3))
+    assert CheckpointFolder(tmp_path, "mine").load(IDENTITY, too_long) is None
+    assert "job other (the checkpoint is of a longer training)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="longer training"):
+        CheckpointFolder(tmp_path, "other").load(IDENTITY, too_long)
+
+
+def test_earlier_folds_find_theirs_and_no_others(tmp_path):
+    CheckpointFolder(tmp_path, "monday", "fold-1").save(of(IDENTITY, 1))
+    assert CheckpointFolder(tmp_path, "tuesday").load(IDENTITY) is None
+    assert CheckpointFolder(tmp_path, "tuesday", "fold-1").load(IDENTITY).progress["epoch"] == 1
+
+
+# What is no checkpoint
+
+
+def test_pipes_devices_links_and_folders_are_passed_over(tmp_path, capsys):
+    folder = CheckpointFolder(tmp_path, "job")
+    folder.save(checkpoint(1))
+    whole = files(tmp_path)[0]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(whole.read_bytes())
+    os.mkfifo(whole.with_name("00000009.ckpt"))
+    whole.with_name("00000010.ckpt").symlink_to("/dev/zero")
+    whole.with_name("00000011.ckpt").symlink_to(elsewhere)
+    whole.with_name("00000012.ckpt").mkdir()
+    assert folder.load(IDENTITY).progress["step"] == 1
+    assert capsys.readouterr().out.count("cannot be read") == 4
+    for step in range(3):  # nor do they count among the two that are kept
+        folder.save(checkpoint(step))
+    assert folder.load(IDENTITY).progress["step"] == 2
+    kept = [path.name for path in whole.parent.iterdir() if path.is_file() and not path.is_symlink()]
+    assert sorted(kept) == ["00000014.ckpt", "00000015.ckpt"]
+
+
+def test_a_file_of_an_impossible_size_is_not_read(tmp_path, capsys):
+    folder = CheckpointFolder(tmp_path, "job")
+    folder.save(checkpoint(1))
+    whole = files(tmp_path)[0]
+    sparse = whole.with_name("00000002.ckpt")
+    with sparse.open("wb") as file:
+        file.truncate(200 * 10**9)
+    assert folder.load(IDENTITY).progress["step"] == 1
+    long = whole.with_name("00000003.ckpt")
+    long.write_bytes(bytes(10**6) + whole.read_bytes())  # an archive may have anything before it
+    assert folder.load(IDENTITY, largest=10**5).progress["step"] == 1
+    assert "and one of this training has at most 100,000" in capsys.readouterr().out
 
 
 def damaged_copies(content):

@@ -10,7 +10,7 @@ import pytest
 from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from ml.data.sample_market import sample_market
 from ml.errors import UserError
-from ml.learn.folds import folds_of, mean_metrics, split_by_time
+from ml.learn.folds import folds_of, split_by_time
 from ml.metrics import METRICS
 from ml.optimal_position import labelled
 from ml.settings import Settings
@@ -58,12 +58,7 @@ def test_a_fold_without_a_window_to_train_on_is_told():
         folds_of(history(1050), Settings(lookback=100, horizon=50, folds=5, validation_fraction=0.16))
 
 
-def test_means_are_over_the_folds():
-    table = [{name.removeprefix("mean_"): value for name in METRICS} for value in (1.0, 2.0)]
-    assert set(mean_metrics(table).values()) == {1.5}
-    assert {name for name in METRICS if name.startswith("mean_")} == set(mean_metrics(table))
-
-
+@pytest.mark.slow
 def test_every_fold_is_told_and_the_last_ones_model_is_that_of_a_single_fold(tmp_path, market):
     walk, single = (
         JobFolder(tmp_path / name, settings, channel={"p.parquet": market})
@@ -78,9 +73,12 @@ def test_every_fold_is_told_and_the_last_ones_model_is_that_of_a_single_fold(tmp
         assert walk.metrics["performance"]["metrics"][f"mean_{name}"] == pytest.approx(
             np.mean([row[name] for row in table]), rel=1e-5
         )
-    # The regexes find the kept model's epochs, and each mean once.
-    assert len(re.findall(METRICS["val_loss"].regex, walk.output, re.MULTILINE)) == SMALL["epochs"]
-    assert len(re.findall(METRICS["mean_val_accuracy"].regex, walk.output, re.MULTILINE)) == 1
+    # Every declared metric is printed, the epochs' by the kept model alone, and no other.
+    for name, metric in METRICS.items():
+        printed = [float(text) for text in re.findall(metric.regex, walk.output, re.MULTILINE)]
+        kept = [walk.metrics["performance"]["metrics"]] if metric.once else walk.metrics["epochs"]
+        assert [None if value != value else value for value in printed] == [numbers[name] for numbers in kept], name
+    assert set(re.findall(r"(?:^|\s)(\w+)=", walk.output)) == {"epoch", *METRICS}
     assert walk.output.count("fold 1 of 3: epoch ") == SMALL["epochs"]
 
 
@@ -95,6 +93,7 @@ def undisturbed(tmp_path_factory, market):
 
 
 @pytest.mark.parametrize("killed_in", ["fold-1", "fold-2", ""])
+@pytest.mark.slow
 def test_a_job_killed_in_any_fold_resumes_to_the_same_weights_and_numbers(tmp_path, market, undisturbed, killed_in):
     killed = JobFolder(tmp_path / "ml", LONG, channel={"p.parquet": market}, checkpoints=True)
     process = killed.start()
@@ -109,6 +108,7 @@ def test_a_job_killed_in_any_fold_resumes_to_the_same_weights_and_numbers(tmp_pa
     assert killed.metrics["folds"] == undisturbed.metrics["folds"]
 
 
+@pytest.mark.slow
 def test_a_stop_in_an_early_fold_keeps_its_best_model(tmp_path, market):
     job = JobFolder(tmp_path / "ml", FOLDS | {"epochs": 100_000}, channel={"p.parquet": market})
     process = job.start()

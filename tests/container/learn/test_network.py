@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from ml.learn.network import CENTRE, _hash, _relu_dropout, build_network, logits
+from ml.settings import Settings
 
 
 def weights_of(model):
@@ -15,17 +16,17 @@ def keys(*values):
 
 
 def test_the_network_is_dense_relu_dropout_and_a_softmax_over_two():
-    model = build_network(lookback=60, nodes=16, layers=3, dropout=0.2, seed=1)
+    model = build_network(Settings(lookback=60, nodes=16, layers=3, centred=False))
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds == ["Dense", "Dropout"] * 3 + ["Dense"]
-    centred = build_network(lookback=60, nodes=16, layers=3, dropout=0.2, seed=1, centred=True)
+    centred = build_network(Settings(lookback=60, nodes=16, layers=3, centred=True))
     assert [type(layer).__name__ for layer in centred.layers] == ["Rescaling", *kinds]
     assert model.input_shape == (None, 60) and model.output_shape == (None, 2)
     np.testing.assert_allclose(model(np.random.rand(5, 60)).numpy().sum(axis=1), 1, rtol=1e-6)
 
 
 def test_its_weights_follow_from_the_seed():
-    one, same, other = (build_network(8, 4, 2, 0.1, seed).get_weights() for seed in (1, 1, 2))
+    one, same, other = (build_network(Settings(lookback=8, nodes=4, seed=seed)).get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert not np.array_equal(one[0], other[0])
     assert not np.array_equal(one[2][:, :2], one[4][:4])  # nor are two layers alike
@@ -33,7 +34,7 @@ def test_its_weights_follow_from_the_seed():
 
 @pytest.mark.parametrize(("dropout", "centred"), [(0.0, False), (0.3, True)])
 def test_the_fused_forward_predicts_what_the_keras_model_predicts(dropout, centred):
-    model = build_network(20, 32, 2, dropout, seed=3, centred=centred)
+    model = build_network(Settings(lookback=20, nodes=32, dropout=dropout, seed=3, centred=centred))
     for variable in model.trainable_variables:  # biases start at 0, which would hide a missing one
         variable.assign(variable + 0.05)
     windows = np.random.default_rng(0).random((64, 20), np.float32)
@@ -48,7 +49,7 @@ def test_the_fused_forward_predicts_what_the_keras_model_predicts(dropout, centr
 
 
 def test_its_gradients_are_those_of_the_keras_model():
-    model = build_network(20, 32, 2, 0.0, seed=3)
+    model = build_network(Settings(lookback=20, nodes=32, dropout=0.0, seed=3, centred=False))
     windows = np.random.default_rng(0).random((64, 20), np.float32)
     labels = np.random.default_rng(1).integers(0, 2, 64)
 

@@ -10,83 +10,12 @@ import tensorflow as tf
 
 from ml.errors import UserError
 from ml.learn.checkpoints import CheckpointFolder
-from ml.learn.folds import Fold
 from ml.learn.network import build_network
-from ml.learn.trainer import Trainer, _smoothed
+from ml.learn.step import smoothed_losses
+from ml.learn.trainer import Trainer
 from ml.metrics import METRICS
-from ml.platform.hardware import make_instance
-from ml.settings import Settings
 from ml.train_sequence import TrainSequence
-from train import _identity
-
-SMALL = Settings(
-    lookback=20,
-    nodes=16,
-    layers=2,
-    dropout=0.3,
-    epochs=3,
-    batch_size=64,
-    seed=5,
-    learning_rate=0.01,
-    warmup_steps=0,
-    schedule="constant",
-    checkpoint_seconds=1,
-)
-REGULARISED = dataclasses.replace(SMALL, warmup_steps=10, schedule="cosine", weight_decay=0.1, label_smoothing=0.1)
-
-
-class Stop:
-    """A stop request that comes when it has been looked at `after` times."""
-
-    def __init__(self, after=None):
-        self.looks, self.after = 0, after
-
-    @property
-    def is_set(self):
-        self.looks += 1
-        return self.after is not None and self.looks > self.after
-
-
-def cpu(count=1, precision="float32"):
-    return make_instance(tf.config.list_logical_devices("CPU")[:count], precision, "test")
-
-
-def sequence_of(rows, market, settings, **options):
-    prices = 1000 + np.random.default_rng(market).normal(size=rows).cumsum()
-    rises = np.sign(np.diff(prices, append=prices[-1]))
-    following = pd.DataFrame({"mid": prices, "position": np.roll(rises, 1)})  # learnable: the last move
-    return TrainSequence(following, settings.lookback, settings.batch_size, **options)
-
-
-def trainer_of(settings, *, instance=None, validated=True):
-    instance = instance or cpu()
-    with instance.strategy.scope():
-        model = build_network(
-            settings.lookback,
-            settings.nodes,
-            settings.layers,
-            settings.dropout,
-            settings.seed,
-            centred=settings.centred,
-        )
-    train = sequence_of(1500, 1, settings, seed=settings.seed)
-    validation = sequence_of(400, 2, settings, enable_shuffle=False) if validated else None
-    return model, Trainer(model, settings, instance, train, validation)
-
-
-def fit(settings=SMALL, *, stop=None, validated=True, instance=None, **options):
-    model, trainer = trainer_of(settings, instance=instance, validated=validated)
-    lines = []
-    result = trainer.fit(stop=stop or Stop(), report=lines.append, **options)
-    return model, result, [line for line in lines if not line.startswith("running")]
-
-
-def without_speed(history):
-    return [{name: value for name, value in epoch.items() if name != "windows_per_second"} for epoch in history]
-
-
-def same_weights(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+from trainings import REGULARISED, SMALL, Stop, cpu, fit, same_weights, sequence_of, silent, trainer_of, without_speed
 
 
 def test_it_learns_what_can_be_learned():
@@ -100,7 +29,7 @@ def test_the_loss_is_that_of_keras_on_the_same_windows():
     model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     expected = model.evaluate(sequence_of(1500, 1, settings), verbose=0)
     expected_validation = model.evaluate(sequence_of(400, 2, settings), verbose=0)
-    metrics = trainer.fit(stop=Stop(), report=lambda line: None).history[0]
+    metrics = trainer.fit(report=silent).history[0]
     np.testing.assert_allclose([metrics["loss"], metrics["accuracy"]], expected, rtol=2e-5)
     np.testing.assert_allclose([metrics["val_loss"], metrics["val_accuracy"]], expected_validation, rtol=2e-5)
 
@@ -144,7 +73,7 @@ def test_probabilities_are_the_kept_models(precision, monkeypatch):
     monkeypatch.setattr("ml.learn.trainer._PREDICTED_AT_ONCE", 100)
     settings = dataclasses.replace(SMALL, epochs=6, learning_rate=0.1)
     model, trainer = trainer_of(settings, instance=cpu(precision=precision))
-    result = trainer.fit(stop=Stop(), report=lambda line: None)
+    result = trainer.fit(report=silent)
     sequence = sequence_of(400, 2, settings, enable_shuffle=False)
     found = trainer.probabilities()
     expected = model.predict(sequence.windows(np.arange(sequence.num_windows)), verbose=0)[:, 1]
@@ -160,20 +89,13 @@ def test_no_later_price_changes_a_models_probability():
     found = []
     for later in (1.0, 1.3):
         with cpu().strategy.scope():
-            model = build_network(
-                settings.lookback,
-                settings.nodes,
-                settings.layers,
-                settings.dropout,
-                settings.seed,
-                centred=settings.centred,
-            )
+            model = build_network(settings)
         validation = sequence_of(400, 2, settings, enable_shuffle=False)
         frame = pd.DataFrame({"mid": validation.prices.copy(), "position": 1.0})
         frame.loc[200:, "mid"] *= later
         validation = TrainSequence(frame, settings.lookback, settings.batch_size, enable_shuffle=False)
         trainer = Trainer(model, settings, cpu(), sequence_of(1500, 1, settings, seed=5), validation)
-        trainer.fit(stop=Stop(), report=lambda line: None)
+        trainer.fit(report=silent)
         found.append(trainer.probabilities())
     before = 200 - settings.lookback + 1
     np.testing.assert_array_equal(found[0][:before], found[1][:before])
@@ -185,7 +107,8 @@ def test_every_window_weighs_the_same_also_in_a_smaller_last_batch():
 
     def gradients(first, last):
         starts = np.arange(first, last, dtype=np.int32)
-        return trainer._gradients(starts, np.zeros(SMALL.layers, np.uint32), np.arange(len(starts), dtype=np.int32))[0]
+        keys, rows = np.zeros(SMALL.layers, np.uint32), np.arange(len(starts), dtype=np.int32)
+        return trainer.steps.gradients(starts, keys, rows)[0]
 
     for whole, most, rest in zip(gradients(0, 64), gradients(0, 60), gradients(60, 64), strict=True):
         np.testing.assert_allclose(most + rest, whole, atol=1e-6)
@@ -295,16 +218,16 @@ def test_tensorboard_logs_hold_the_metrics(tmp_path):
 
 def test_the_learning_rate_rises_to_its_full_size():
     _, trainer = trainer_of(dataclasses.replace(SMALL, warmup_steps=40))  # cut to half of the 24 steps of an epoch
-    assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01 / 12, rel=1e-4)
-    trainer.fit(stop=Stop(), report=lambda line: None)
-    assert float(trainer._optimizer.learning_rate) == pytest.approx(0.01, rel=1e-4)
+    assert float(trainer.steps.optimizer.learning_rate) == pytest.approx(0.01 / 12, rel=1e-4)
+    trainer.fit(report=silent)
+    assert float(trainer.steps.optimizer.learning_rate) == pytest.approx(0.01, rel=1e-4)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 12])
 def test_a_cosine_falls_from_the_full_rate_to_zero_at_the_last_step(warmup_steps):
     _, trainer = trainer_of(dataclasses.replace(SMALL, warmup_steps=warmup_steps, schedule="cosine"))
     steps = 3 * 24  # epochs of 1481 windows in batches of 64
-    rates = [float(trainer._optimizer._learning_rate(step)) for step in range(steps + 1)]
+    rates = [float(trainer.steps.optimizer._learning_rate(step)) for step in range(steps + 1)]
     assert np.argmax(rates) == warmup_steps and max(rates) == pytest.approx(0.01)
     assert rates[(warmup_steps + steps) // 2] == pytest.approx(0.005)
     assert rates[-2] > rates[-1] == pytest.approx(0, abs=1e-9)
@@ -322,11 +245,11 @@ def test_a_training_that_diverges_later_keeps_its_best_epoch(monitor, monkeypatc
 
     def poisoned(progress):
         if progress.epoch == 2:
-            trainer._weights[0].assign(trainer._weights[0] * np.nan)
+            trainer.steps.weights[0].assign(trainer.steps.weights[0] * np.nan)
         yield from parts(progress)
 
     monkeypatch.setattr(trainer, "_epoch_parts", poisoned)
-    result = trainer.fit(stop=Stop(), report=lines.append)
+    result = trainer.fit(report=lambda line, **_: lines.append(line))
     assert lines[-1] == "stopping early: the loss is no number any more"
     assert len(result.history) == 3 and np.isnan(result.history[2]["loss"])
     assert result.best_epoch in (1, 2) and all(np.isfinite(weight).all() for weight in model.get_weights())
@@ -351,7 +274,7 @@ def test_smoothed_labels_are_those_of_keras_and_the_loss_reported_is_not_smoothe
     expected = tf.keras.losses.categorical_crossentropy(
         tf.one_hot(labels, 2), output, from_logits=True, label_smoothing=0.3
     )
-    np.testing.assert_allclose(_smoothed(losses, output, labels, 0.3), expected, rtol=1e-5)
+    np.testing.assert_allclose(smoothed_losses(losses, output, labels, 0.3), expected, rtol=1e-5)
     still = dataclasses.replace(SMALL, epochs=1, learning_rate=1e-12)
     plain, smoothed = (fit(dataclasses.replace(still, label_smoothing=share))[1] for share in (0.0, 0.3))
     assert without_speed(plain.history) == without_speed(smoothed.history)
@@ -364,26 +287,8 @@ def test_a_model_of_smoothed_labels_is_less_sure():
     assert sure > 0.95 > 0.85 > less_sure
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"lookback": 21}, {"schedule": "cosine"}, {"weight_decay": 0.1}, {"label_smoothing": 0.1}, {"seed": 6}],
-    ids=str,
-)
-def test_a_checkpoint_knows_what_changes_the_weights(change):
-    def identity(**changes):
-        return _identity(
-            dataclasses.replace(SMALL, **changes),
-            {"data": {"sha256": "x"}},
-            "float32",
-            Fold(1, 1, history=None, train_rows=None, validation_rows=None),
-        )
-
-    assert identity() != identity(**change)
-    assert identity() == identity(epochs=9)  # which go on with the same training
-    assert identity(schedule="cosine") != identity(schedule="cosine", epochs=9)  # which would have fallen slower
-
-
 @pytest.mark.parametrize(("devices", "batch_size"), [(2, 63), (4, 74)])  # which they cannot share; 74 leaves 1 window
+@pytest.mark.slow
 def test_several_devices_give_the_losses_of_one(devices, batch_size):
     # Logical devices must be made before TensorFlow runs, so this runs in a process of its own.
     script = """
@@ -393,16 +298,16 @@ sys.path[:0] = sys.argv[3:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * devices)
-from test_trainer import REGULARISED, Stop, cpu, trainer_of, without_speed
+from trainings import REGULARISED, cpu, silent, trainer_of, without_speed
 settings = dataclasses.replace(REGULARISED, batch_size=batch_size)
 for count in (1, devices):
     _, trainer = trainer_of(settings, instance=cpu(count))
-    result = trainer.fit(stop=Stop(), report=lambda line: None)
+    result = trainer.fit(report=silent)
     print("losses", *(value for epoch in without_speed(result.history) for value in epoch.values()),
           *trainer.probabilities())
 """
     output = subprocess.run(
-        [sys.executable, "-c", script, str(devices), str(batch_size), *sys.path[:4]],
+        [sys.executable, "-c", script, str(devices), str(batch_size), *sys.path],
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,74 @@
+"""Bars: how long they are, and what they are called on pages and in sentences."""
+
+import numpy as np
+import pandas as pd
+
+DAY = pd.Timedelta(days=1)
+
+_UNITS = (
+    ("days", DAY),
+    ("hours", pd.Timedelta(hours=1)),
+    ("minutes", pd.Timedelta(minutes=1)),
+    ("seconds", pd.Timedelta(seconds=1)),
+    ("milliseconds", pd.Timedelta(milliseconds=1)),
+)
+
+
+def bar_length(index: pd.Index) -> pd.Timedelta:
+    """The length of a history's bars: the median step between its rows, whatever is missing between some of them."""
+    if len(index) < 2:
+        return pd.Timedelta(minutes=1)
+    return pd.Timedelta(np.median(_steps(index)), unit="ns")
+
+
+def bars_of(bar: pd.Timedelta) -> str:
+    """What several bars of a length are called.
+
+    >>> bars_of(pd.Timedelta(minutes=1)), bars_of(pd.Timedelta(minutes=5)), bars_of(pd.Timedelta(hours=1))
+    ('minutes', 'bars of 5 minutes', 'hours')
+    """
+    for name, unit in _UNITS:
+        if bar == unit:
+            return name
+        if bar % unit == pd.Timedelta(0):
+            return f"bars of {bar // unit:,} {name}"
+    return f"bars of {bar / pd.Timedelta(seconds=1):g} seconds"
+
+
+def counted(count: int, bar: pd.Timedelta) -> str:
+    """A number of bars in words.
+
+    >>> counted(1440, pd.Timedelta(minutes=1)), counted(288, pd.Timedelta(minutes=5))
+    ('1,440 minutes', '288 bars of 5 minutes')
+    """
+    return f"{count:,} {bars_of(bar)}"
+
+
+def bars_a_day(bar: pd.Timedelta) -> int:
+    """How many bars a day has; 1 where a bar is a day or longer."""
+    return max(1, round(DAY / bar))
+
+
+def missing_bars(index: pd.Index, bar: pd.Timedelta) -> str:
+    """How many bars a history lacks between its first and its last, in words."""
+    missing = _steps(index) // bar.value - 1
+    gaps = int((missing > 0).sum())
+    if not gaps:
+        return "none"
+    longest = int(np.argmax(missing))
+    return (
+        f"{counted(int(missing[missing > 0].sum()), bar)} in {gaps:,} gap{'s' if gaps > 1 else ''}, the longest "
+        f"{int(missing[longest]):,} after {index[longest]:{moment_format(bar)}}"
+    )
+
+
+def moment_format(bar: pd.Timedelta) -> str:
+    """The strftime format of a bar's time, no finer than the bars are."""
+    if bar % DAY == pd.Timedelta(0):
+        return "%Y-%m-%d"
+    return "%Y-%m-%d %H:%M" if bar % pd.Timedelta(minutes=1) == pd.Timedelta(0) else "%Y-%m-%d %H:%M:%S"
+
+
+def _steps(index: pd.Index) -> np.ndarray:
+    """Nanoseconds between a history's rows."""
+    return np.diff(pd.DatetimeIndex(index).as_unit("ns").asi8)

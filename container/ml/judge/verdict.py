@@ -1,0 +1,64 @@
+"""The two sentences that a job ends with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ml.digits import amounts, share
+from ml.judge.bars import bars_of, counted
+from ml.judge.bootstrap import CONFIDENCE, LEAST_BLOCKS, Bootstrap, Estimate
+
+
+def accuracy_verdict(
+    accuracy: Estimate, theirs: Estimate, gain: Estimate, best: str, bootstrap: Bootstrap, bar: pd.Timedelta
+) -> str:
+    """What the accuracies of the model and the best baseline say, one sentence.
+
+    Args:
+        accuracy: the model's.
+        theirs: the best baseline's.
+        gain: their difference, paired.
+        best: the best baseline's name.
+        bootstrap: that the intervals come from.
+        bar: length of a bar.
+    """
+    finding = (
+        f"Too few held-out {bars_of(bar)} to compare the model with"
+        if np.isnan(gain.low)
+        else "The model is better than"
+        if gain.low > 0
+        else "The model is worse than"
+        if gain.high < 0
+        else "The model is not distinguishable from"
+    )
+    return (
+        f"{finding} the best baseline ({best}): accuracy {share(accuracy.value)} against {share(theirs.value)} on "
+        f"{bootstrap.rows:,} held-out {bars_of(bar)}, a difference of {share(gain.value, '+')} "
+        f"({_evidence([share(end, '+') for end in gain[1:]], bootstrap, bar)})."
+    )
+
+
+def profit_verdict(profit: Estimate, bootstrap: Bootstrap, bar: pd.Timedelta) -> str:
+    """What the profit of following the model says, one sentence."""
+    finding = (
+        f"too few held-out {bars_of(bar)} to say whether that is chance"
+        if np.isnan(profit.low)
+        else "a profit that chance does not explain"
+        if profit.low > 0
+        else "a loss that chance does not explain"
+        if profit.high < 0
+        else "no more than chance explains"
+    )
+    value, *ends = amounts(profit, "+")
+    return (
+        f"Following it with one unit, spread paid, came to {value} price units "
+        f"({_evidence(ends, bootstrap, bar)}): {finding}."
+    )
+
+
+def _evidence(ends: Sequence[str], bootstrap: Bootstrap, bar: pd.Timedelta) -> str:
+    """An interval in words, or why there is none."""
+    if bootstrap.has_intervals:
+        return f"{CONFIDENCE:.0%} interval {ends[0]} to {ends[1]}"
+    return f"no interval from fewer than {LEAST_BLOCKS} blocks of {counted(bootstrap.block, bar)}; hold out more"

@@ -1,0 +1,27 @@
+"""What a training runs on: devices, the precision of their multiplications, and what XLA compiles."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """The devices a job trains on and how it uses them; `ml.platform.hardware` makes one.
+
+    Attributes:
+        description: one line for the log: the devices, the precision and why.
+        strategy: tf.distribute strategy over the devices.
+        precision: of the multiplications: float32, bfloat16 or float16.
+        compile_step: whether XLA compiles a whole step's gradients, or only the loops between its
+            multiplications.
+        compile_update: whether XLA compiles the optimizer's update.
+    """
+
+    description: str
+    strategy: "tf.distribute.Strategy"
+    precision: str
+    compile_step: bool
+    compile_update: bool

@@ -1,0 +1,48 @@
+"""TensorFlow's first import: late, since it takes seconds, and without its banners."""
+
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and Keras; what is wrong with a request is told before."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name in ("absl", "tensorflow", "matplotlib"):  # which warn of .h5 files, asked for here, and tell of fonts
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _without_banners(), _without_matplotlib():
+        importlib.import_module("tensorflow")
+        importlib.import_module("keras")
+    gc.enable()  # which bin/train disabled while modules are imported
+
+
+@contextlib.contextmanager
+def _without_banners() -> Iterator[None]:
+    """Hides standard error: TensorFlow's libraries tell of oneDNN there, whatever their log level.
+
+    Python's errors are raised afterwards and still show.
+    """
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+@contextlib.contextmanager
+def _without_matplotlib() -> Iterator[None]:
+    """Hides matplotlib, which Keras imports where it is found for plots that nobody asks for: half a second."""
+    modules: dict[str, object] = sys.modules  # type: ignore[assignment]
+    absent = modules.setdefault("matplotlib", None) is None  # None: what Python takes for not installed
+    try:
+        yield
+    finally:
+        if absent:
+            del modules["matplotlib"]

@@ -10,12 +10,13 @@ from console import remark
 from ml.data.listing import list_together
 from ml.errors import UserError
 from ml.files import write_whole
-from ml.settings import Settings, parse_settings
+from ml.hyperparameters import parse_settings
+from ml.settings import Settings
 from place.base import Record
 from request import (
     TUNING,
     hyperparameters_of,
-    local_path,
+    local_paths,
     mapping,
     operation_of,
     ranges_of,
@@ -196,7 +197,7 @@ def local_prices(request: Record) -> list[Path]:
         return []
     channel = parameters.get("prices_channel", Settings().prices_channel)
     uri = str(mapping(s3_sources(request).get(channel)).get("S3Uri", ""))
-    return [local_path(uri)] if uri.startswith("file:") else []
+    return local_paths(uri) if uri.startswith("file:") else []
 
 
 def check_local_prices(request: Record, paths: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ import click
 from check_prices import lines_of, look_at_prices, plain_values, read_prices, write_picture
 from console import print_json, remark, say
 from ml.errors import UserError, one_line, redacted
-from ml.settings import parse_settings, parse_value
+from ml.hyperparameters import parse_settings, parse_value
 from options import json_option, parse_pairs
 
 _SECONDS_BETWEEN_LINES = 5.0

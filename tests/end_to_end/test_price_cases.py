@@ -9,7 +9,7 @@ from ml.data.history import fingerprint
 from ml.data.prices import with_positions
 from ml.data.sources import read_channel
 from ml.errors import UserError
-from ml.settings import parse_settings
+from ml.hyperparameters import parse_settings
 from place.inputs import bring_channel
 from price_files import written_cases
 

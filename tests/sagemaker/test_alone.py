@@ -103,7 +103,8 @@ def test_prices_are_checked_drawn_and_imported(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "check", "import", "train", "tune", "status", "logs", "stop", "list", "best", "publish"]
+    "command",
+    ["--help", "check", "import", "train", "tune", "status", "logs", "stop", "list", "best", "publish", "predict"],
 )
 def test_help(run, command):
     assert run(*([command] if command == "--help" else [command, "--help"])).startswith("Usage: ")

@@ -5,7 +5,8 @@ from typing import Any
 
 from leaderboard import best_of
 from ml.errors import UserError
-from ml.settings import SETTINGS, Settings, parse_value
+from ml.hyperparameters import parse_value
+from ml.settings import SETTINGS, Settings
 from place.base import Job, Record
 from request import objective_of
 from results import mark_published, read_metrics

@@ -11,8 +11,9 @@ from typing import Any
 
 from aws_model import find_problems, short
 from ml.errors import UserError
+from ml.hyperparameters import parse_value, problems_with, unknown_name
 from ml.metrics import METRICS
-from ml.settings import SETTINGS, parse_value, problems_with, unknown_name
+from ml.settings import SETTINGS
 from request import (
     PLACEHOLDER_ACCOUNT,
     RANGE_KINDS,

@@ -47,9 +47,10 @@ class TimeSeries(kydb.DbObj):
     reader sees all of a write or nothing. Only then are the chunks deleted that the replaced list alone named.
 
     Example:
-        >>> db = kydb.connect("dynamodb://epython/timeseries")
+        >>> db = kydb.connect(f"files:/{folder}")
         >>> time_series(db, "/symbols/ml/training_data/FX_BTC_JPY").replace(frame)
-        >>> db["/symbols/ml/training_data/FX_BTC_JPY"].curve(date(2017, 6, 1), date(2020, 6, 1))
+        >>> len(db["/symbols/ml/training_data/FX_BTC_JPY"].curve(date(2019, 1, 1), date(2019, 1, 1)))
+        1440
     """
 
     def init(self):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ml.errors import UserError
+from ml.hyperparameters import parse_settings
 from ml.metrics import METRICS, metric_definitions, metric_line, performance_line, rounded
-from ml.settings import PRESETS, SETTINGS, Interval, Settings, parse_settings, settings_table
+from ml.settings import PRESETS, SETTINGS, Interval, Settings, settings_table
 
 UTC = timezone.utc
 

@@ -7,8 +7,9 @@ from click.testing import CliRunner
 from build import read_request
 from launch import main
 from launching import ACCOUNT, IMAGE_URI, REGION, REPOSITORY, ROLE
+from ml.hyperparameters import parse_settings
 from ml.metrics import metric_definitions
-from ml.settings import PRESETS, parse_settings
+from ml.settings import PRESETS
 from request import TRAINING, hyperparameters_of, ranges_of, s3_sources
 
 FOLDER = REPOSITORY / "sagemaker"

@@ -36,9 +36,10 @@ from fuzz_prices import PRICE_SURFACES, a_history, broken_bytes, history_of, tol
 from ml.data.history import checked
 from ml.data.sources import read_kydb
 from ml.databases import connect
+from ml.hyperparameters import parse_settings
 from ml.learn.checkpoints import Checkpoint, CheckpointFolder
 from ml.platform.job import read_job
-from ml.settings import SETTINGS, parse_settings
+from ml.settings import SETTINGS
 from ml.timeseries import time_series
 from request import TRAINING, TUNING
 from rules import check, problems_on_sagemaker

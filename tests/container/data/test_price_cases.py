@@ -10,7 +10,7 @@ import pytest
 from ml.data.columns import Reading
 from ml.data.sources import read_channel
 from ml.errors import UserError
-from ml.settings import parse_settings
+from ml.hyperparameters import parse_settings
 
 # Known here so that each is a test of its own; the test below fails where the list is not the same.
 NAMES = str.split(

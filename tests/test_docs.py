@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from launch import main
-from ml.settings import problems_with
+from ml.hyperparameters import problems_with
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [

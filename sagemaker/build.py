@@ -4,9 +4,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from console import remark
+from instances import has_local_disk, instance_types
 from ml.errors import UserError
 from ml.metrics import metric_definitions
 from place import inputs
@@ -15,6 +14,7 @@ from request import (
     PLACEHOLDER_ACCOUNT,
     TRAINING,
     TUNING,
+    has_own_script,
     hyperparameters_of,
     name_key,
     name_of,
@@ -23,6 +23,7 @@ from request import (
     training_part,
 )
 from rules import refuse_wrong_types
+from yaml_files import read_yaml
 
 _SAMPLE_ROWS = {TRAINING: 100_000, TUNING: 30_000}
 
@@ -53,18 +54,6 @@ def build_tuning_request(path: Path, options: dict[str, Any], place: Place) -> t
     _set_search_options(request, options)
     complete_request(request, options, place)
     return request, hyperparameters_of(request).pop("model_db", "")
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """The content of a YAML or JSON file.
-
-    Raises:
-        UserError: it cannot be read; `what` names it in the message.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: such as the 30th of February
-        raise UserError(f"the {what} {path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def read_request(path: Path, operation: str) -> dict[str, Any]:
@@ -109,7 +98,7 @@ def as_text(value: Any) -> str:
 def add_metric_definitions(request: dict[str, Any]) -> None:
     """Completes a request with the regexes of the metrics that the job prints; a user's own script prints its own."""
     algorithm = training_part(request).setdefault("AlgorithmSpecification", {})
-    if "sagemaker_program" not in hyperparameters_of(request) or "MetricDefinitions" not in algorithm:
+    if not has_own_script(request) or "MetricDefinitions" not in algorithm:
         algorithm["MetricDefinitions"] = metric_definitions()
 
 
@@ -148,7 +137,6 @@ def _set_resources(request: dict[str, Any], options: dict[str, Any]) -> None:
         (resources, "InstanceType", options["instance_type"]),
         (resources, "VolumeSizeInGB", options["volume_size"]),
         (resources, "KeepAlivePeriodInSeconds", options["keep_alive"]),
-        (resources, "VolumeKmsKeyId", options["kms_key"]),
         (results, "KmsKeyId", options["kms_key"]),
         (stopping, "MaxRuntimeInSeconds", options["max_runtime"]),
         (stopping, "MaxWaitTimeInSeconds", options["max_wait"]),
@@ -157,6 +145,11 @@ def _set_resources(request: dict[str, Any], options: dict[str, Any]) -> None:
     ):
         if value is not None and value is not False:  # 0 is a value
             part[key] = value
+    if options["kms_key"]:
+        if with_disk := [name for name in instance_types(job) if has_local_disk(name)]:
+            remark(f"--kms-key encrypts the results alone: the disks of {with_disk[0]} are encrypted by its hardware")
+        else:
+            resources["VolumeKmsKeyId"] = options["kms_key"]
     if options["bucket"]:
         results["S3OutputPath"] = f"s3://{options['bucket']}/position-trainer/jobs"
 
@@ -178,8 +171,8 @@ def _set_fences(request: dict[str, Any], options: dict[str, Any]) -> None:
     if options["environment"]:
         job["Environment"] = job.get("Environment", {}) | options["environment"]
     if options["tags"]:
-        tags = [{"Key": key, "Value": value} for key, value in options["tags"].items()]
-        request["Tags"] = request.get("Tags", []) + tags
+        others = [tag for tag in request.get("Tags", []) if tag.get("Key") not in options["tags"]]
+        request["Tags"] = others + [{"Key": key, "Value": value} for key, value in options["tags"].items()]
 
 
 def _set_channel(job: dict[str, Any], channel: str, path: str) -> None:
@@ -221,7 +214,7 @@ def _set_search_options(request: dict[str, Any], options: dict[str, Any]) -> Non
     if options["strategy"]:
         config["Strategy"] = options["strategy"]
     most = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {}).get("MaxResource")
-    if most and "sagemaker_program" not in hyperparameters_of(request):  # the resource of our jobs
+    if most and not has_own_script(request):  # the resource of our jobs
         hyperparameters_of(request).setdefault("epochs", str(most))
     if options["parents"]:
         request["WarmStartConfig"] = {

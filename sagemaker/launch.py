@@ -8,22 +8,28 @@ python sagemaker/launch.py COMMAND --help
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load ends the program without a traceback
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import click
-import yaml
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from account.commands import add_commands, remember_image
 from build import build_training_request, build_tuning_request
-from console import out, print_failure, print_json, print_table, remark, say
+from console import drop_unwritten_output, out, prepare_output, print_failure, print_json, print_table, remark, say
+from error_lines import MENDABLE, line_and_code
 from follow import follow, follow_to_summary, leaderboard_view, log_view
+from image import refuse_wrong_platform
+from ml import __version__
 from ml.errors import UserError
 from options import (
+    RUNS,
     SETTINGS_FILES,
     json_option,
     name_argument,
@@ -41,27 +47,39 @@ from place.find import PLACES, find_job
 from publish import find_best_trial, publish_model
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, read_metrics
 from rules import WrongRequest, check
+from yaml_files import as_yaml
+
+_SHOWN_PROBLEMS = 50
 
 
 class _Commands(click.Group):
-    """Errors that a user can mend are one line each and exit code 1; the order of commands is a user's."""
+    """The program's boundary: every exception becomes a line and an exit code. The order of commands is a user's."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except WrongRequest as error:
             count = len(error.problems)
             remark(f"the request has {count} problem{'s' * (count > 1)}, nothing was started:", style="bold red")
-            for problem in error.problems:
+            for problem in error.problems[:_SHOWN_PROBLEMS]:
                 remark(f"  {problem}")
-        except NoCredentialsError:
-            remark("error: no AWS credentials were found; run `aws configure`, or set AWS_PROFILE")
-        except (UserError, BotoCoreError, ClientError, OSError) as error:
-            remark(f"error: {error}")
-        return ctx.exit(1)
+            if count > _SHOWN_PROBLEMS:
+                remark(f"  and {count - _SHOWN_PROBLEMS} more")
+            return ctx.exit(MENDABLE)
+        except (Exception, KeyboardInterrupt) as error:
+            line, code = line_and_code(error, ctx.meta.get(RUNS, ()))
+            if line:
+                remark(line)
+            drop_unwritten_output()
+            return ctx.exit(code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -72,6 +90,7 @@ class _Commands(click.Group):
     help="YAML with defaults for options: role, image, bucket, region, runs.  "
     "[default: position-trainer.yaml here, or in ~/.config]",
 )
+@click.version_option(__version__, prog_name="position-trainer")
 @click.pass_context
 def main(context: click.Context, settings_file: Path | None) -> None:
     """Train and tune position models: the same request as a process here, as a container, or on SageMaker."""
@@ -139,11 +158,7 @@ def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, 
     uploads = place.prepare(request)
     check(request, place.problems_with)
     if options["dry_run"]:
-        click.echo(
-            json.dumps(request, indent=1, default=str)
-            if options["as_json"]
-            else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip()
-        )
+        click.echo(json.dumps(request, indent=1, default=str) if options["as_json"] else as_yaml(request))
         return False
     if not options["no_doctor"]:
         place.examine(request)
@@ -311,6 +326,7 @@ def push(context: click.Context, image: str, repository: str, as_json: bool, **o
 
     An image without a tag gets one from its content, so that what a job ran can be told for good.
     """
+    refuse_wrong_platform(image)
     uri = AwsPlace(options["runs"], options["region"]).push(image, repository)
     remember_image(context, uri)
     if as_json:
@@ -322,4 +338,7 @@ def push(context: click.Context, image: str, repository: str, as_json: bool, **o
 add_commands(main)
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # and is not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    prepare_output()
     main()

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL
 
 import leaderboard
 from ml.metrics import METRICS
@@ -85,7 +86,7 @@ class Search:
         self._began = datetime.now()
         self._study = optuna.create_study(
             study_name=self._name,
-            storage=f"sqlite:///{folder / 'search.db'}",
+            storage=URL.create("sqlite", database=str(folder / "search.db")).render_as_string(),
             load_if_exists=True,
             direction="maximize" if self._maximize else "minimize",
             pruner=self._make_pruner(),

@@ -56,7 +56,8 @@ def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
             return {key: replaced(item) for key, item in value.items()}
         if isinstance(value, list):
             return [replaced(item) for item in value]
-        return re.sub("^file:///", "s3://", value) if isinstance(value, str) else value
+        # No limit of AWS's is on paths of this machine, which may be many.
+        return re.sub("^file:///.*", "s3://bucket", value) if isinstance(value, str) else value
 
     part = training_part(request)
     if not any(source["S3Uri"].startswith("file:///") for source in s3_sources(request).values()):

@@ -8,12 +8,14 @@ from console import remark
 from instances import has_local_disk, instance_types
 from ml.errors import UserError
 from ml.metrics import metric_definitions
+from ml.settings import SETTINGS
 from place import inputs
 from place.base import Place
 from request import (
     PLACEHOLDER_ACCOUNT,
     TRAINING,
     TUNING,
+    file_uri,
     has_own_script,
     hyperparameters_of,
     name_key,
@@ -116,9 +118,12 @@ def complete_request(request: dict[str, Any], options: dict[str, Any], place: Pl
         algorithm["TrainingImage"] = place.image
     for name, value in options["settings"].items():
         set_hyperparameter(request, name, value)
-    prices = {"train": options["prices"]} if options["prices"] else {}
-    for channel, path in (options["channels"] | prices).items():
-        _set_channel(training_part(request), channel, path)
+    _leave_out_default_preset(request, options)
+    channels = {name: [path] for name, path in options["channels"].items()}
+    if options["prices"]:
+        channels["train"] = list(options["prices"])
+    for channel, paths in channels.items():
+        _set_channel(training_part(request), channel, paths)
     add_metric_definitions(request)
     if place.has_sample_market:
         _use_sample_market(request, options)
@@ -175,16 +180,31 @@ def _set_fences(request: dict[str, Any], options: dict[str, Any]) -> None:
         request["Tags"] = others + [{"Key": key, "Value": value} for key, value in options["tags"].items()]
 
 
-def _set_channel(job: dict[str, Any], channel: str, path: str) -> None:
-    """Adds a channel to a job, or replaces the one of that name; a path of this machine becomes a file:// URI."""
-    if not path.startswith("s3://"):
-        if not Path(path).exists():
-            raise UserError(f"channel {channel}: there is no file or folder {path}")
-        path = Path(path).resolve().as_uri()
+def _leave_out_default_preset(request: dict[str, Any], options: dict[str, Any]) -> None:
+    """Takes out what the shipped request has for our program and no user gave: their own script gets none of it."""
+    parameters = hyperparameters_of(request)
+    default = parameters.get("preset") == SETTINGS["preset"].default
+    if has_own_script(request) and default and "preset" not in options["settings"]:
+        del parameters["preset"]
+
+
+def _set_channel(job: dict[str, Any], channel: str, paths: list[str]) -> None:
+    """Adds a channel to a job, or replaces the one of that name; paths of this machine become a file:// URI."""
+    if remote := [path for path in paths if path.startswith("s3://")]:
+        if len(paths) > 1:
+            raise UserError(
+                f"channel {channel}: must be one s3:// prefix or files of this machine, received {len(paths)}"
+            )
+        uri = remote[0]
+    else:
+        for path in paths:
+            if not Path(path).exists():
+                raise UserError(f"channel {channel}: there is no file or folder {path}")
+        uri = file_uri(list(map(Path, paths)))
     entry = {
         "ChannelName": channel,
         "DataSource": {
-            "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": path, "S3DataDistributionType": "FullyReplicated"}
+            "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
         },
     }
     others = [other for other in job.get("InputDataConfig", []) if other.get("ChannelName") != channel]
@@ -218,7 +238,7 @@ def _set_search_options(request: dict[str, Any], options: dict[str, Any]) -> Non
         hyperparameters_of(request).setdefault("epochs", str(most))
     if options["parents"]:
         request["WarmStartConfig"] = {
-            "WarmStartType": "IdenticalDataAndAlgorithm",
+            "WarmStartType": options["warm_start_type"] or "IdenticalDataAndAlgorithm",
             "ParentHyperParameterTuningJobs": [
                 {"HyperParameterTuningJobName": parent} for parent in options["parents"]
             ],

@@ -28,9 +28,11 @@ from follow import follow, follow_to_summary, leaderboard_view, log_view
 from image import refuse_wrong_platform
 from ml import __version__
 from ml.errors import UserError
+from models import path_of_model
 from options import (
     RUNS,
     SETTINGS_FILES,
+    PricesCommand,
     json_option,
     name_argument,
     on_option,
@@ -44,7 +46,8 @@ from options import (
 from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
 from place.find import PLACES, find_job
-from publish import find_best_trial, publish_model
+from predict import predict
+from publish import find_best_trial, publish_model, publish_path
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, read_metrics
 from rules import WrongRequest, check
 from yaml_files import as_yaml
@@ -102,7 +105,7 @@ def main(context: click.Context, settings_file: Path | None) -> None:
         context.default_map["push"] = {name: value for name, value in values.items() if name != "image"}
 
 
-@main.command()
+@main.command(cls=PricesCommand)
 @request_argument("training_job.yaml")
 @request_options
 def train(request_file: Path, **options: Any) -> None:
@@ -118,7 +121,7 @@ def train(request_file: Path, **options: Any) -> None:
         _go_on_with(Job(place, place.start(request), tuning=False), options)
 
 
-@main.command()
+@main.command(cls=PricesCommand)
 @request_argument("tuning_job.yaml")
 @click.option("--resume", metavar="NAME", help="Go on with a tuning job of this machine that was killed or stopped.")
 @click.option("--max-jobs", type=int, help="Trials in all.")
@@ -126,6 +129,11 @@ def train(request_file: Path, **options: Any) -> None:
 @click.option("--strategy", metavar="NAME", help="Bayesian, Random, Hyperband or Grid.")
 @click.option(
     "--warm-start", "parents", multiple=True, metavar="NAME", help="Learn from an earlier tuning job. Repeatable."
+)
+@click.option(
+    "--warm-start-type",
+    type=click.Choice(["IdenticalDataAndAlgorithm", "TransferLearning"]),
+    help="TransferLearning where data, image or settings differ.  [default: IdenticalDataAndAlgorithm]",
 )
 @request_options
 def tune(request_file: Path, resume: str | None, **options: Any) -> None:
@@ -160,6 +168,8 @@ def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, 
     if options["dry_run"]:
         click.echo(json.dumps(request, indent=1, default=str) if options["as_json"] else as_yaml(request))
         return False
+    for line in place.preflight(request):
+        remark(line)
     if not options["no_doctor"]:
         place.examine(request)
     if estimate := place.estimate(request):
@@ -299,7 +309,17 @@ def best(name: str, as_json: bool, **options: Any) -> None:
 def publish(
     name: str, of_tuning: bool, model_db: str | None, model_key: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Publish a finished job's model to KYDB: after network isolation, or a tuning job's winner."""
+    """Publish a finished job's model to KYDB: after network isolation, or a tuning job's winner.
+
+    NAME may also be a folder with a model's files or a model.tar.gz, such as an SDK's local mode leaves.
+    """
+    if path := path_of_model(name, options["runs"]):
+        published = publish_path(path, model_db, model_key)
+        if as_json:
+            print_json(published)
+        else:
+            say("published {File} to {ModelDb} {ModelKey}".format_map(published))
+        return
     job = _find_job(name, options)
     if of_tuning:
         trial = find_best_trial(job)
@@ -313,6 +333,9 @@ def publish(
     else:
         print_verdicts(read_metrics(folder))
         say("published {File} to {ModelDb} {ModelKey}".format_map(published))
+
+
+main.add_command(predict)
 
 
 @main.command()

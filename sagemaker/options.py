@@ -68,6 +68,22 @@ def _together(*options: Callable) -> Callable:
     return decorate
 
 
+class PricesCommand(click.Command):
+    """A command whose --prices takes all that a shell makes of --prices *.parquet; a YAML file ends them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        parsed, taking = list[str](), False
+        for number, arg in enumerate(args):
+            if arg.startswith("-"):
+                taking = arg == "--prices"
+            elif taking and args[number - 1] != "--prices":
+                taking = not arg.endswith((".yaml", ".yml"))
+                if taking:
+                    parsed.append("--prices")
+            parsed.append(arg)
+        return super().parse_args(ctx, parsed)
+
+
 def request_argument(default: str) -> Callable:
     """The request's file; a file of this folder where none is given."""
     return click.argument(
@@ -115,8 +131,9 @@ request_options = _together(
     ),
     click.option(
         "--prices",
-        metavar="PATH",
-        help="Price history: a Parquet or CSV file, a folder of them, or s3://...; short for --channel train=PATH.",
+        multiple=True,
+        metavar="PATH...",
+        help="Price history: files, a folder of them, or s3://...; the channel train. Repeatable.",
     ),
     click.option(
         "--channel",

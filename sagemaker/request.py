@@ -5,6 +5,7 @@ values are: a value of a wrong type reads as absent, and `aws_model` reports it.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -105,6 +106,22 @@ def s3_sources(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: source for name, source in sources.items() if isinstance(source.get("S3Uri"), str)}
 
 
+def file_uri(paths: Sequence[Path]) -> str:
+    """The file:// URI of files or folders of this machine; several are joined by `|`, which no such URI has."""
+    return "|".join(path.resolve().as_uri() for path in paths)
+
+
+def local_paths(uri: str) -> list[Path]:
+    """The paths of `file_uri`'s result; what is special in URIs, blanks among them, is percent-encoded in it."""
+    return [Path(url2pathname(urlsplit(each).path)) for each in uri.split("|")]
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of an S3 URI; keys may have what `urlsplit` cuts at."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
 def bucket_name(text: str) -> str:
     """The name of a bucket that is given as a name, as s3://NAME or with a slash after it.
 
@@ -115,8 +132,3 @@ def bucket_name(text: str) -> str:
     if not _BUCKET.fullmatch(name):
         raise ValueError(f"a bucket is a name of 3 to 63 letters, digits, dots and dashes, received {text[:80]!r}")
     return name
-
-
-def local_path(uri: str) -> Path:
-    """The path of a file:// URI, which holds what is special in URIs, blanks among them, percent-encoded."""
-    return Path(url2pathname(urlsplit(uri).path))

@@ -91,6 +91,8 @@ def test_the_simulated_market_is_written_and_the_page_drawn(run, python, tmp_pat
     assert (tmp_path / "runs" / "kydb").is_dir()
 
 
-@pytest.mark.parametrize("command", ["--help", "train", "tune", "status", "logs", "stop", "list", "best", "publish"])
+@pytest.mark.parametrize(
+    "command", ["--help", "train", "tune", "status", "logs", "stop", "list", "best", "publish", "predict"]
+)
 def test_help(run, command):
     assert run(*([command] if command == "--help" else [command, "--help"])).startswith("Usage: ")

@@ -1,5 +1,7 @@
 """Building requests: the file, the options, and what the launcher adds."""
 
+import re
+
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -171,8 +173,9 @@ def test_trials_do_not_publish():
 
 def test_files_on_this_machine_are_sent_from_s3(tmp_path):
     (tmp_path / "prices.csv").write_text("dt,mid\n")
-    request = dry_run("train", "--name", "one", "--prices", str(tmp_path / "prices.csv"))
-    assert s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/inputs/one/train/"
+    request = dry_run("train", "--name", "one", "--channel", f"other={tmp_path / 'prices.csv'}")
+    uri = s3_sources(request)["other"]["S3Uri"]
+    assert re.fullmatch("s3://prices/position-trainer/inputs/one-[0-9a-f]{8}/other/", uri)
 
 
 @pytest.mark.parametrize("arguments", [["--set", "epochs"], ["--on", "moon"], ["--max-runtime", "long"]])

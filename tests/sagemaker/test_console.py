@@ -37,6 +37,7 @@ def runs(tmp_path):
     return folder.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "shown"),
     [

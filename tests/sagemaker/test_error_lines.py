@@ -71,13 +71,13 @@ def arguments(tmp_path, monkeypatch):
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(docker.parent), prepend=":")
     place = ["--region", REGION, "--runs", str(tmp_path / "runs")]
-    start = ["--on", "aws", *ACCOUNT, *place, "--prices", str(prices), "--name", "one", "--detach"]
+    start = ["--on", "aws", *ACCOUNT, *place, "--prices", str(prices), "--name", "one", "--detach", "--no-doctor"]
     rest = {name: [name, "one", "--on", "aws", *place] for name in ("status", "logs", "stop", "best")}
     return rest | {
         "train": ["train", *start],
         "tune": ["tune", *start],
         "list": ["list", "--on", "aws", *place],
-        "publish": ["publish", "one", "--on", "aws", *place, "--model-db", "memory://models"],
+        "publish": ["publish", "one", "--on", "aws", *place, "--model-db", f"files:/{tmp_path}/kydb"],
         "push": ["push", *place],
     }
 
@@ -121,7 +121,7 @@ def answer(request, code, status):
     return AWSResponse(request.url, status, {"x-amzn-RequestId": "1"}, body)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS[:-1], pytest.param("push", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_command_ends_every_trouble_in_one_line(arguments, fail, tmp_path, command, fault):
     cause, told, code = FAULTS[fault]
@@ -171,6 +171,7 @@ def run(*arguments, **options):
     return subprocess.run([*LAUNCH, *arguments], stderr=subprocess.PIPE, text=True, check=False, **options)
 
 
+@pytest.mark.slow
 def test_a_reader_that_went_away_ends_a_command_without_a_word():
     reading, writing = os.pipe()
     os.close(reading)
@@ -180,6 +181,7 @@ def test_a_reader_that_went_away_ends_a_command_without_a_word():
     assert "stands in" in done.stderr and done.stderr.count("\n") == 1  # the remark on the simulated market
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["train", "--dry-run", "--prices", __file__]])
 def test_a_full_disk_for_the_answer_is_told(tmp_path, command):
     with open("/dev/full", "w") as full:  # noqa: PTH123
@@ -188,6 +190,7 @@ def test_a_full_disk_for_the_answer_is_told(tmp_path, command):
     assert done.stderr.startswith("error: no space is left on the disk of standard output")
 
 
+@pytest.mark.slow
 def test_an_output_without_an_accent_gets_an_escape(tmp_path):
     job = tmp_path / "é" / "one"
     (job / "model").mkdir(parents=True)
@@ -201,6 +204,7 @@ def test_an_output_without_an_accent_gets_an_escape(tmp_path):
     assert "/\\xe9/one/model/model.keras" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["1", "2"])
 def test_a_closed_output_is_no_fault(tmp_path, closed):
     command = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *LAUNCH, "list", "--runs", str(tmp_path)]
@@ -208,6 +212,7 @@ def test_a_closed_output_is_no_fault(tmp_path, closed):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "told"),
     [
@@ -226,6 +231,7 @@ def test_a_wrong_profile_is_told(tmp_path, config, told):
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_aws_is_silent_ends_in_one_line():
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -247,6 +253,7 @@ def test_ctrl_c_while_aws_is_silent_ends_in_one_line():
     assert (process.returncode, told) == (130, "interrupted\n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_program_loads_leaves_no_traceback():
     process = subprocess.Popen([*LAUNCH, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     maps = Path(f"/proc/{process.pid}/maps")

@@ -27,6 +27,7 @@ def docker(tmp_path, monkeypatch):
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("platform", "told"),
     [
@@ -44,11 +45,13 @@ def test_an_image_that_sagemaker_cannot_run_is_not_pushed(docker, platform, told
     assert len(calls.read_text().splitlines()) == 1  # docker was asked, and nothing else
 
 
+@pytest.mark.slow
 def test_an_image_of_linux_on_amd64_passes(docker):
     docker("linux/amd64")
     refuse_wrong_platform("mine")
 
 
+@pytest.mark.slow
 def test_a_real_engine_answers_in_that_form():
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         pytest.skip("no Docker engine answers (DOCKER_HOST)")

@@ -126,6 +126,7 @@ def test_a_request_with_too_much_of_anything_is_refused_briefly(tmp_path, text):
     assert result.stderr.count("\n") <= 52 and len(result.stderr) < 30_000
 
 
+@pytest.mark.slow
 def test_a_pipe_is_read_like_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     writer = subprocess.Popen(["sh", "-c", f"echo 'a: 1' > {tmp_path / 'pipe'}"])

@@ -34,6 +34,8 @@ COMMANDS = {
     r"launch (best|publish --best)": "tests/sagemaker/test_search.py::test_a_search_finds_the_optimum_and_says_so",
     r"launch setup --delete": "tests/sagemaker/account/test_setup.py::test_delete_takes_away_what_is_empty",
     r"launch setup": "tests/sagemaker/account/test_setup.py::test_setup_makes_what_a_job_needs",
+    r"launch predict": "tests/sagemaker/test_predict.py::test_every_form_of_a_model_takes_the_same_positions",
+    r"launch publish .*tar": "tests/sagemaker/test_predict.py::test_a_folder_or_an_archive_is_published",
     r"launch push": "tests/sagemaker/place/test_aws.py::test_push_makes_the_repository_logs_in_and_pushes",
     r"launch doctor": "tests/sagemaker/account/test_doctor.py::test_the_command_prints_a_line_for_each_look",
     r"launch schedule": "tests/sagemaker/account/test_schedule.py::test_a_schedule_is_listed_replaced_paused",
@@ -130,6 +132,11 @@ def test_a_make_target_exists_and_takes_what_it_is_given(line):
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     for variable in variables:
         assert f"$({variable.partition('=')[0]})" in makefile
+
+
+def test_every_command_of_the_launcher_is_documented():
+    page = text_of(REPOSITORY / "docs" / "launcher.md")
+    assert not [name for name in main.commands if f"`{name}`" not in page]
 
 
 def test_yaml_examples_are_yaml():

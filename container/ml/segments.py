@@ -4,30 +4,15 @@ No window, no label's look ahead and no purge crosses a segment's end.
 """
 
 import itertools
-import re
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 
-MAX_GAP = "4d"  # a weekend or a night is bridged, a hole of weeks is not
-_GAP = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h|d)")
+from ml.settings import MAX_GAP, parse_gap
 
-
-def parse_gap(text: str) -> pd.Timedelta | None:
-    """The longest time between two bars of one segment.
-
-    Args:
-        text: a number and a unit (`90s`, `30min`, `12h`, `4d`), or `off`: None, every gap is bridged.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if text.strip().lower() == "off":
-        return None
-    found = _GAP.fullmatch(text.strip().lower())
-    if not found or not float(found[1]):
-        raise ValueError("a time above 0 such as 90s, 30min, 12h or 4d, or off")
-    return pd.Timedelta(float(found[1]), unit={"d": "D"}.get(found[2], found[2]))
+_MICROSECOND = timedelta(microseconds=1)
+_ENDLESS = 2**63 - 1  # nanoseconds
 
 
 def segment_bounds(frame: pd.DataFrame, max_gap: str = MAX_GAP) -> np.ndarray:
@@ -36,7 +21,7 @@ def segment_bounds(frame: pd.DataFrame, max_gap: str = MAX_GAP) -> np.ndarray:
     Args:
         frame: rows in the order of time, or instrument by instrument where it has a column `symbol`. Without times
             as index, rows of one symbol are one segment.
-        max_gap: as `parse_gap` reads it.
+        max_gap: as `ml.settings.parse_gap` reads it.
     """
     rows = len(frame)
     begins = np.zeros(rows, bool)
@@ -47,7 +32,7 @@ def segment_bounds(frame: pd.DataFrame, max_gap: str = MAX_GAP) -> np.ndarray:
     longest = parse_gap(max_gap)
     if isinstance(frame.index, pd.DatetimeIndex) and longest is not None:
         times = frame.index.as_unit("ns").asi8
-        begins[1:] |= np.diff(times) > longest.value
+        begins[1:] |= np.diff(times) > min(longest // _MICROSECOND * 1000, _ENDLESS)
     return np.append(np.flatnonzero(begins), rows)
 
 
@@ -65,3 +50,12 @@ def valid_starts(bounds: np.ndarray, lookback: int) -> np.ndarray:
     for first, end in itertools.pairwise(bounds):
         valid[first : max(end - lookback + 1, first)] = True
     return valid
+
+
+def instrument_slices(history: pd.DataFrame) -> dict[str, slice]:
+    """The rows of each instrument by its name; of one without a column `symbol` all rows, by an empty name."""
+    if "symbol" not in history:
+        return {"": slice(0, len(history))}
+    bounds = segment_bounds(history, "off")
+    symbols = history["symbol"].iloc[bounds[:-1]]
+    return {str(symbol): slice(first, last) for symbol, first, last in zip(symbols, bounds, bounds[1:], strict=False)}

@@ -12,7 +12,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -72,6 +72,8 @@ def _cosine(settings: "Settings") -> bool:
     return settings.schedule == "cosine"
 
 
+MAX_GAP = "4d"  # a weekend or a night is bridged, a hole of weeks is not
+
 # Values by the name of a preset, for the settings that a job does not give.
 PRESETS = {
     "default": {},
@@ -114,6 +116,11 @@ class Settings:
         300,
         "minutes that an optimal position looks ahead; part of the purge before the validation rows",
         interval="[3, 100000]",
+    )
+    max_gap: str = _setting(
+        MAX_GAP,
+        "longest time between two bars of one segment, such as 30min, 12h or 4d, which no window and no label crosses; "
+        "off: any",
     )
     spread: float = _setting(
         0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)", changes_weights=False
@@ -324,6 +331,28 @@ def parse_time(text: str, *, end: bool = False) -> datetime:
         raise ValueError("a date such as 2020-06-01 or 2020-06-01T12:30") from None
 
 
+_GAP = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h|d)")
+_GAP_UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_gap(text: str) -> timedelta | None:
+    """The longest time between two bars of one segment.
+
+    Args:
+        text: a number and a unit (`90s`, `30min`, `12h`, `4d`), or `off`: None, every gap is bridged.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.strip().lower() == "off":
+        return None
+    found = _GAP.fullmatch(text.strip().lower())
+    with contextlib.suppress(OverflowError):
+        if found and (gap := timedelta(**{_GAP_UNITS[found[2]]: float(found[1])})):
+            return gap
+    raise ValueError("a time above 0 such as 90s, 30min, 12h or 4d, or off")
+
+
 _PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}
 
 
@@ -348,6 +377,8 @@ def parse_value(name: str, value: Any) -> Any:
             parsed: Any = parse_time(text, end=name == "end_date") if text else None
         else:
             parsed = _PARSERS[field.type](text)
+        if name == "max_gap":
+            parse_gap(parsed)
     except ValueError as expected:
         raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
     if name in ("prices_db", "model_db") and parsed:

@@ -17,7 +17,8 @@ from ml.digits import amount, amounts, share
 from ml.files import write_whole
 from ml.judge.bars import DAY, bars_of, counted, missing_bars, moment_format
 from ml.judge.bootstrap import Estimate
-from ml.judge.performance import HOLDING, MODEL, OPTIMAL, Performance
+from ml.judge.held_out import HOLDING, MODEL, OPTIMAL
+from ml.judge.performance import Performance
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS
 from ml.metrics import METRICS
 from ml.page import BLUE, GREEN, GREY, ORANGE, chart, date_ticks, legend, number_ticks, plain, rendered

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from ml.segments import segment_bounds
+from ml.segments import instrument_slices, segment_bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +34,15 @@ def split_moments(history: pd.DataFrame, held_out: int, purge: int, max_gap: str
         history: indexed by time; of several instruments one after the other, with a column `symbol`.
         held_out: bars to hold out, over all instruments; at least 1.
         purge: bars of an instrument between training and held-out bars.
-        max_gap: what parts segments, as `ml.segments.parse_gap` reads it.
+        max_gap: what parts segments, as `ml.settings.parse_gap` reads it.
         later: bars after the held-out ones that neither part gets.
     """
-    times = history.index.as_unit("ns").asi8
+    times = times_of(history)
     instruments = instrument_slices(history)
-    in_order = times if len(instruments) == 1 else np.sort(times)
-    begin = in_order[len(times) - later - held_out]
-    end = in_order[len(times) - later] if later else None
+    first, after = len(times) - later - held_out, len(times) - later
+    in_order = times if len(instruments) == 1 else np.partition(times, [first, after] if later else [first])
+    begin = in_order[first]
+    end = in_order[after] if later else None
     bounds = segment_bounds(history, max_gap)
     training_end = begin
     for rows in instruments.values():
@@ -55,23 +56,34 @@ def split_moments(history: pd.DataFrame, held_out: int, purge: int, max_gap: str
     )
 
 
-def rows_between(history: pd.DataFrame, begin: pd.Timestamp | None, end: pd.Timestamp | None) -> pd.DataFrame:
-    """The rows of every instrument from begin on and before end; a view where there is one instrument."""
-    times = history.index.as_unit("ns").asi8
-    parts = []
+def slices_between(history: pd.DataFrame, begin: pd.Timestamp | None, end: pd.Timestamp | None) -> list[slice]:
+    """The rows of every instrument from begin on and before end."""
+    times = times_of(history)
+    found = []
     for rows in instrument_slices(history).values():
         first, last = (
             edge if moment is None else rows.start + int(np.searchsorted(times[rows], moment.value))
             for moment, edge in ((begin, rows.start), (end, rows.stop))
         )
-        parts.append(history.iloc[first:last])
+        found.append(slice(first, last))
+    return found
+
+
+def rows_between(history: pd.DataFrame, begin: pd.Timestamp | None, end: pd.Timestamp | None) -> pd.DataFrame:
+    """The rows of every instrument from begin on and before end; a view where there is one instrument."""
+    parts = [history.iloc[rows] for rows in slices_between(history, begin, end)]
     return parts[0] if len(parts) == 1 else pd.concat(parts)
 
 
-def instrument_slices(history: pd.DataFrame) -> dict[str, slice]:
-    """The rows of each instrument by its name; of one without a column `symbol` all rows, by an empty name."""
-    if "symbol" not in history:
-        return {"": slice(0, len(history))}
-    bounds = segment_bounds(history, "off")
-    symbols = history["symbol"].iloc[bounds[:-1]]
-    return {str(symbol): slice(first, last) for symbol, first, last in zip(symbols, bounds, bounds[1:], strict=False)}
+def longest_segment(bounds: np.ndarray, parts: list[slice]) -> int:
+    """Rows of the longest segment within parts of a history whose segments are known by their bounds."""
+    longest = 0
+    for part in parts:
+        inside = bounds[(bounds > part.start) & (bounds < part.stop)]
+        longest = max(longest, int(np.diff(inside, prepend=part.start, append=part.stop).max()))
+    return longest
+
+
+def times_of(history: pd.DataFrame) -> np.ndarray:
+    """The rows' times in nanoseconds since 1970."""
+    return pd.DatetimeIndex(history.index).as_unit("ns").asi8

@@ -34,8 +34,12 @@ class DeviceWindows:
         self._dtype, self._offset = precision, CENTRE if centred else 0.0
 
     def __call__(self, starts):
-        """Windows (batch, lookback) and labels int64 (batch,) of start rows int32 (batch,)."""
-        return self._windows(starts), tf.gather(self._labels, starts)
+        """Windows (batch, lookback) and labels int64 (batch,) of start rows (batch,)."""
+        return self._windows(starts), self._labels_of(starts)
+
+    @graph(jit_compile=True)
+    def _labels_of(self, starts):
+        return tf.cast(tf.gather(self._labels, starts), tf.int64)
 
     @graph(jit_compile=True)
     def _windows(self, starts):

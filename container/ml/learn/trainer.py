@@ -146,7 +146,7 @@ class Trainer:
 
     def probabilities(self) -> np.ndarray:
         """Probability of buy of each validation window, from the model's weights: float32, (windows,)."""
-        starts = np.arange(self._validated.num_windows, dtype=np.int32)
+        starts = self._validated.starts
         return np.concatenate(
             [
                 self.steps.predict(starts[first : first + _PREDICTED_AT_ONCE]).numpy()
@@ -241,7 +241,7 @@ class Trainer:
     def _measured(self) -> dict[str, float]:
         """Loss and accuracy over the validation windows."""
         count, step = self._validated.num_windows, 0
-        order = np.arange(count, dtype=np.int32)
+        order = self._validated.starts
         loss_sum = correct_sum = 0.0
         while step * self._settings.batch_size < count:
             starts = self.starts_of_call(order, step)

@@ -8,8 +8,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ml.data.prices import described as described_prices
-from ml.data.prices import labelled_prices, price_facts
+from ml.data.prices import labelled_prices
 from ml.databases import configure_aws
 from ml.deliver.model_store import ModelTarget, check_folder, h5_content, save_model
 from ml.deliver.results import job_record, metrics_of
@@ -42,18 +41,18 @@ def main() -> None:
         try:
             if target:
                 target.check(settings, given_up=stop)
-            history = labelled_prices(settings, job.channels, given_up=stop)
+            prices = labelled_prices(settings, job.channels, given_up=stop)
         except UserError:
             if not stop():  # which ends the waiting for a KYDB that does not answer
                 raise
         if stop():
             say("stopped before training began: there is no model")
             return
-        folds = folds_of(history, settings)
-        check_memory(settings, len(history))
-        say(described_prices(history))
-        say(described_folds(folds))
-        data = price_facts(history) | rows_of_parts(folds)
+        folds = folds_of(prices.frame, settings)
+        check_memory(settings, len(prices.frame))
+        for line in (*prices.lines, described_folds(folds)):
+            say(line)
+        data = prices.facts | rows_of_parts(folds)
         record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
         instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
         record["device"] = instance.description

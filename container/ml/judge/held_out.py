@@ -96,8 +96,8 @@ class Held:
         """The rows as the report draws them, with the instrument's name where there are several."""
         probability = self._of_rows(self.probability)
         columns = {
-            "mid": self.rows["mid"],
-            "optimal_position": self.rows["position"].to_numpy(),
+            "mid": self.rows["mid"].astype(np.float64),
+            "optimal_position": self.rows["position"].to_numpy(np.float64),
             "probability": probability,
             "prediction": self._of_rows(np.where(self.probability > 0.5, 1.0, -1.0)),
         }

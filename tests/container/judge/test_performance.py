@@ -63,7 +63,7 @@ def test_verdicts_count_bars_by_their_length_and_profits_by_their_digits():
 
 def test_a_sharpe_ratio_does_not_depend_on_how_long_the_bars_are():
     history = market(30_000)
-    minutely = measure(history, 10_000, np.random.default_rng(1).uniform(size=14_400), SMALL, MINUTE)
+    minutely = measure([Instrument(history, 10_000, np.random.default_rng(1).uniform(size=14_400))], SMALL, MINUTE)
     held = history[-14_400:].iloc[29::30]  # the same days in bars of half an hour
     halves = pd.concat([history[:10_000], held])
     coarse = measure([Instrument(halves, 10_000, np.full(len(held), 0.9))], SMALL, pd.Timedelta(minutes=30))

@@ -132,10 +132,7 @@ def together(histories: Iterator[tuple[str, pd.DataFrame]], settings: Settings) 
 
 def _slim(history: pd.DataFrame, spread: float) -> dict[str, np.ndarray]:
     """What a job needs of a labelled history, each column of the shortest type that holds it exactly."""
-    if "bid" in history:
-        spreads = (history["ask"] - history["bid"]).to_numpy()
-    else:
-        spreads = np.full(len(history), spread)
+    spreads = (history["ask"] - history["bid"]).to_numpy() if "bid" in history else np.full(len(history), spread)
     return {
         "dt": pd.DatetimeIndex(history.index).as_unit("ns").asi8,
         "mid": _shortest(history["mid"].to_numpy()),

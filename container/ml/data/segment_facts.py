@@ -76,6 +76,7 @@ class SegmentFacts:
             "share_windows_flat": _share(self.windows_flat, self.windows),
             "share_labels_across": _share(self.labels_across, self.labels) if self.labels else None,
             "longest_look": self.longest_look if self.labels else None,
+            "summary": self.lines(),
         }
 
     def lines(self) -> list[str]:

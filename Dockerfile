@@ -49,8 +49,10 @@ CMD ["train"]
 
 ARG VERSION=dev
 ARG REVISION=unknown
+ARG ACCELERATOR=cpu
 LABEL org.opencontainers.image.title="position-trainer" \
       org.opencontainers.image.description="SageMaker training container for trading models on minutely prices" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      position-trainer.accelerator="${ACCELERATOR}"

@@ -5,24 +5,27 @@ own process, so that the signals SageMaker sends arrive here.
 """
 
 import functools
-from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from ml.data.prices import labelled_prices
 from ml.databases import configure_aws
-from ml.deliver.model_store import ModelTarget, check_folder, h5_content, save_model
-from ml.deliver.results import job_record, metrics_of
-from ml.errors import UserError
-from ml.files import write_json
+from ml.dates import day_of_job
+from ml.deliver.guard import Decision, decide
+from ml.deliver.model_files import check_folder, h5_content, save_model
+from ml.deliver.publishing import ModelTarget, description
+from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
+from ml.errors import UserError, one_line
 from ml.judge.judging import judge_models
 from ml.learn.fold_training import Places, train_fold
-from ml.learn.folds import Fold, Outcome, folds_of, rows_of_parts, train_in_turn
+from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
 from ml.learn.folds import described as described_folds
+from ml.learn.split import times_of
 from ml.log import say
 from ml.platform.failure import failures_reported
 from ml.platform.hardware import find_instance
 from ml.platform.job import Job, base_folder, read_job
-from ml.platform.memory import check_memory
+from ml.platform.memory import available_memory, check_memory
 from ml.platform.stop import StopSignal
 from ml.settings import Settings, parse_settings
 
@@ -33,7 +36,7 @@ def main() -> None:
     base = base_folder()
     with failures_reported(base):
         job = read_job(base)
-        settings = parse_settings(job.hyperparameters)
+        settings = parse_settings(job.hyperparameters, day_of_job(job.hyperparameters, job.checkpoints, job.name))
         job.refuse_several_hosts()
         configure_aws(settings.kydb_timeout)
         check_folder(job.model, settings.weights)
@@ -41,7 +44,7 @@ def main() -> None:
         try:
             if target:
                 target.check(settings, given_up=stop)
-            prices = labelled_prices(settings, job.channels, given_up=stop)
+            prices = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
         except UserError:
             if not stop():  # which ends the waiting for a KYDB that does not answer
                 raise
@@ -76,32 +79,89 @@ def _deliver(
     target: ModelTarget | None,
     folds: list[Fold],
     outcome: Outcome,
-    record: dict[str, Any],
+    record: JobRecord,
     stop: StopSignal,
 ) -> None:
-    """Saves the model that is kept; unless the job was stopped, publishes it and says what it is worth."""
+    """Saves the model that is kept; unless the job was stopped, says what it is worth and publishes it."""
     result = outcome.kept.result
     metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
-    h5_file = _saved(outcome.kept.model, job, settings, None if outcome.stopped else target)
-    write_json(job.model / "job.json", record)
-    write_json(job.model / "metrics.json", metrics)
+    h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
     if outcome.stopped:
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
         say(f"stopped: {what} is in {job.model}, nothing was published")
         return
-    if target:
-        metrics["published"] = target.publish(h5_file.read_bytes(), settings.publish_seconds, given_up=stop)
-        write_json(job.model / "metrics.json", metrics)
+    keep = functools.partial(write_metrics, job.model, metrics)
     if settings.validation_fraction:
-        judge_models(folds, outcome, settings, record, metrics, job.model, job.output_data)
+        judge_models(folds, outcome, settings, record, metrics, keep, job.output_data)
+    if target:  # after the measuring, so that the version's record has the verdict
+        decision = _decision(settings, record, folds[-1], outcome.kept, h5, target, stop)
+        metrics["publication"] = decision.reason
+        if decision.publish:
+            metrics["published"] = target.publish(h5, settings, description(record, metrics), given_up=stop)
+        else:
+            metrics["published"] = False
+            say(
+                f"NOT PUBLISHED: {decision.reason}; the model is kept in model/, publish it all the same with: "
+                f"launch.py publish {job.name}"
+            )
+        keep()
 
 
-def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> Path:
-    """Saves the model in model/; where that fails, publishes it to KYDB anyway and fails the job."""
+def _decision(
+    settings: Settings,
+    record: JobRecord,
+    fold: Fold,
+    kept: Trained,
+    h5: bytes,
+    target: ModelTarget,
+    stop: StopSignal,
+) -> Decision:
+    """Whether publish_if lets the model be published, by the held-out rows of the last fold."""
+    if settings.publish_if == "always":
+        return Decision(True, "publish_if=always")
     try:
-        return save_model(model, job.model, settings.h5_name)
+        content, before = target.current(settings.publish_seconds, given_up=stop)
+    except Exception as error:
+        return Decision(False, f"the model under the key cannot be read: {one_line(error)}")
+    rows, probability = kept.predict()
+
+    def compare():
+        # Imported here, since SciPy takes a moment that a job which compares nothing need not wait for.
+        from ml.judge.bars import bar_length
+        from ml.judge.comparison import compared
+        from ml.judge.performance import block_of
+        from ml.learn.other_model import probabilities_of
+
+        # Both from their files: in the training's precision the same model has another loss than in float32.
+        new, old = (probabilities_of(each, fold, rows, settings.max_gap) for each in (h5, content or b""))
+        both = np.isfinite(old)
+        held_out = fold.validation_rows.iloc[rows[both]]
+        block = block_of(settings.horizon, bar_length(fold.prices.index))
+        share = float((fold.train_rows["position"] > 0).mean())
+        labels = held_out["position"].to_numpy() > 0
+        return compared(new[both], old[both], labels, block, share, times_of(held_out))
+
+    usable = bool(np.isfinite(probability).all())
+    return decide(settings.publish_if, record["data"], None if content is None else before, compare, usable=usable)
+
+
+def _saved(
+    model, job: Job, settings: Settings, record: JobRecord, metrics: Metrics, target: ModelTarget | None
+) -> bytes:
+    """Saves the model in model/; where that fails, publishes it to KYDB anyway and fails the job.
+
+    Returns:
+        The bytes of its .h5 file.
+    """
+    h5 = h5_content(model)
+    try:
+        save_model(model, h5, job.model, settings.h5_name, {JOB_FILE: record, METRICS_FILE: metrics})
     except UserError as error:
-        kept = target is not None and target.publish(h5_content(model), settings.publish_seconds)
+        kept = (
+            target is not None
+            and settings.publish_if == "always"  # nothing was compared yet
+            and target.publish(h5, settings, description(record))
+        )
         where = (
             f"it was published to {target}"
             if kept
@@ -110,3 +170,4 @@ def _saved(model, job: Job, settings: Settings, target: ModelTarget | None) -> P
             else "it is lost, since the job has no checkpoints"
         )
         raise UserError(f"{error}; {where}") from error
+    return h5

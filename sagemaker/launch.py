@@ -18,6 +18,7 @@ import click
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from account.commands import add_commands, remember_image
 from build import build_training_request, build_tuning_request
 from console import out, print_failure, print_json, print_table, remark, say
 from follow import follow, follow_to_summary, leaderboard_view, log_view
@@ -144,6 +145,8 @@ def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, 
             else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip()
         )
         return False
+    if not options["no_doctor"]:
+        place.examine(request)
     if estimate := place.estimate(request):
         remark(estimate)
     place.upload(uploads)
@@ -302,14 +305,21 @@ def publish(
 @click.option("--repository", default="position-trainer", show_default=True, help="ECR repository; made if missing.")
 @json_option
 @place_options
-def push(image: str, repository: str, as_json: bool, **options: Any) -> None:
-    """Push the image to ECR and print the URI that --image takes."""
+@click.pass_context
+def push(context: click.Context, image: str, repository: str, as_json: bool, **options: Any) -> None:
+    """Push the image to ECR, print the URI that --image takes, and keep it in the settings file that is in use.
+
+    An image without a tag gets one from its content, so that what a job ran can be told for good.
+    """
     uri = AwsPlace(options["runs"], options["region"]).push(image, repository)
+    remember_image(context, uri)
     if as_json:
         print_json({"TrainingImage": uri})
     else:
         say(uri)
 
+
+add_commands(main)
 
 if __name__ == "__main__":
     main()

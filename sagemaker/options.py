@@ -137,6 +137,7 @@ request_options = _together(
     ),
     click.option("--tag", "tags", multiple=True, callback=parse_pairs, metavar="NAME=VALUE", help="Repeatable."),
     # The launch
+    click.option("--no-doctor", is_flag=True, help="With --on aws: do not look at the account before the start."),
     click.option("--dry-run", is_flag=True, help="Check and print the request as YAML (or --json); start nothing."),
     click.option("--detach", is_flag=True, help="Return at once; `logs NAME` follows."),
     json_option,

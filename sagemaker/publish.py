@@ -54,9 +54,9 @@ def publish_model(job: Job, model_db: str | None, model_key: str | None) -> tupl
     if metrics.get("best_epoch") == 0:
         raise UserError(f"{job.name} was stopped before its first epoch ended; its model is not worth publishing")
     path = _find_h5_file(folder / "model", own[1])
-    from ml.deliver import model_store  # with kydb and pandas, which no other command needs
+    from ml.deliver import publishing  # with kydb and pandas, which no other command needs
 
-    model_store.publish(url, key, path.read_bytes(), job.name)
+    publishing.publish(url, key, path.read_bytes(), job.name)
     if metrics and (url, key) == own:
         mark_published(folder, metrics)
     return {"TrainingJobName": job.name, "ModelDb": url, "ModelKey": key, "File": str(path)}, folder

@@ -87,7 +87,8 @@ def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
     say(f"load:  keras.models.load_model({str(model)!r})")
     parameters = record.get("HyperParameters", {})
     if metrics.get("published") is False:
-        say(f"NOT published to KYDB: python sagemaker/launch.py publish {job.name}")
+        why = f" ({metrics['publication']})" if metrics.get("publication") else ""
+        say(f"NOT published to KYDB{why}: python sagemaker/launch.py publish {job.name}")
     elif metrics.get("published"):
         key = parameters.get("model_key", SETTINGS["model_key"].default)
         say(f"kydb:  kydb.connect({parameters.get('model_db')!r})[{key!r}]  # bytes of the .h5")

@@ -26,7 +26,7 @@ _SHARED = Path(os.environ.get("POSITION_TRAINER_SHARED") or Path(__file__).resol
 
 _SLOW_FIXTURES = {"launch", "browser", "aws", "redis_address"}
 _DOCKER_FIXTURES = {"image", "engine"}
-_SERVED_BACKENDS = {"redis", "s3", "dynamodb"}
+_SERVED_BACKENDS = {"redis", "s3", "dynamodb", "s3rver", "dynalite"}
 
 
 def pytest_collection_modifyitems(items):
@@ -34,9 +34,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         fixtures = set(item.fixturenames)
         in_docker = bool(fixtures & _DOCKER_FIXTURES)
-        backend = item.callspec.params.get("kydb_url") if hasattr(item, "callspec") else None
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        served = any(isinstance(value, str) and value in _SERVED_BACKENDS for value in parameters)
         end_to_end = Path(__file__).with_name("end_to_end") in item.path.parents
-        if in_docker or end_to_end or fixtures & _SLOW_FIXTURES or backend in _SERVED_BACKENDS:
+        if in_docker or end_to_end or fixtures & _SLOW_FIXTURES or served:
             item.add_marker(pytest.mark.slow)
         # One worker builds the image and runs containers; a module's tests share its fixtures.
         item.add_marker(pytest.mark.xdist_group("docker" if in_docker else item.path.stem))

@@ -1,3 +1,3 @@
-"""Price histories in KYDB, and the training of models on them."""
+"""position-trainer: trains, measures and publishes a network that says long or short."""
 
 __version__ = "0.9.0"

@@ -28,14 +28,14 @@ def say(line: str, *, metrics: bool = False, stream: TextIO | None = None) -> No
         metrics: whether it is a line of `metric_line` or `performance_line`, which SageMaker is to read.
         stream: where to; None: standard output.
     """
-    stream = stream or sys.stdout
-    text = (_CLEAR if bar_shown and stream.isatty() else "") + (line if metrics else quoted(line)) + "\n"
+    out = stream or sys.stdout
+    text = (_CLEAR if bar_shown and out.isatty() else "") + (line if metrics else quoted(line)) + "\n"
     try:
-        stream.write(text)
-        stream.flush()
+        out.write(text)
+        out.flush()
     except RuntimeError:  # in a signal handler that came while the stream was being written to
         with contextlib.suppress(OSError):
-            os.write(stream.fileno(), text.encode("utf-8", "backslashreplace"))
+            os.write(out.fileno(), text.encode("utf-8", "backslashreplace"))
 
 
 def quoted(text: str) -> str:

@@ -11,11 +11,13 @@ import json
 import math
 import operator
 import re
+import zoneinfo
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import PurePosixPath
 from typing import Any
 
+from ml.dates import relative_day, today
 from ml.errors import UserError
 from ml.kydb_urls import check_url
 
@@ -199,16 +201,57 @@ class Settings:
     # The data
     prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel", changes_weights=False)
     prices_key: str = _setting(
-        "/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history", changes_weights=False
+        "/symbols/ml/training_data/FX_BTC_JPY",
+        "KYDB key of the price history; of several instruments with commas between them, or a pattern such as "
+        "/symbols/ml/training_data/*",
+        changes_weights=False,
     )
     prices_channel: str = _setting(
-        "train", "channel with CSV or Parquet files, read where prices_db is empty", changes_weights=False
+        "train",
+        "channel with CSV, Parquet, Feather or JSON files, read where prices_db is empty",
+        changes_weights=False,
+    )
+    time_column: str = _setting(
+        "",
+        "column of the times in the channel's files: a name, or a number from 1; of a day and a time of day: "
+        "Date+Time; empty: found by its name",
+        changes_weights=False,
+    )
+    price_column: str = _setting(
+        "",
+        "column of the price: a name, or a number from 1; empty: mid, bid and ask, or the close, found by their names",
+        changes_weights=False,
+    )
+    bid_column: str = _setting(
+        "", "column of the bid, with ask_column; empty: as price_column says", changes_weights=False
+    )
+    ask_column: str = _setting(
+        "", "column of the ask, with bid_column; empty: as price_column says", changes_weights=False
+    )
+    time_format: str = _setting(
+        "",
+        "how the times are written, such as %d/%m/%Y %H:%M, or s, ms, us, ns since 1970; empty: found out",
+        changes_weights=False,
+    )
+    timezone: str = _setting(
+        "UTC",
+        "zone of times that are written without one, such as Europe/Berlin or Etc/GMT+5 (5 hours west)",
+        changes_weights=False,
+    )
+    resample: str = _setting(
+        "",
+        "length of a bar, of which the last price is kept, such as 1min, 30s or 1h; empty: every row is a bar",
+        changes_weights=False,
     )
     start_date: datetime | None = _setting(
-        None, "first day or time used (UTC); empty: the first there is", changes_weights=False
+        None,
+        "first day or time used (UTC), or a day before the job's: -90d, -2w, -6m, -3y; empty: the first there is",
+        changes_weights=False,
     )
     end_date: datetime | None = _setting(
-        None, "last day or time used, included (UTC); empty: the last there is", changes_weights=False
+        None,
+        "last day or time used, included (UTC), or a day before the job's, as above; empty: the last there is",
+        changes_weights=False,
     )
     # The results
     threshold: float = _setting(
@@ -222,6 +265,18 @@ class Settings:
     model_key: str = _setting(
         "/ml/models/fx_btc_jpy_model.h5",
         "KYDB key of the model; its last part names the .h5 file in model/ too",
+        changes_weights=False,
+    )
+    replace_lookback: bool = _setting(
+        False,
+        "publish over a model that takes another number of prices, which the key's readers must know",
+        changes_weights=False,
+    )
+    publish_if: str = _setting(
+        "always",
+        "whether to publish: always, or where the held-out rows show the model better, or not worse, than the one that "
+        "is under the key",
+        choices=("always", "not_worse", "better"),
         changes_weights=False,
     )
     # The run
@@ -276,9 +331,9 @@ class Settings:
 
 SETTINGS = {field.name: field for field in dataclasses.fields(Settings)}
 
-# What kydb takes on every backend: it refuses parts that begin with a dot.
-_PART = r"[^/.\s\0-\x1f\ud800-\udfff][^/\0-\x1f\ud800-\udfff]*"
-_KEY = re.compile(f"/?{_PART}(/{_PART})*")
+# Limits of a key, in bytes of UTF-8, below those of every backend (255 for a file's name, 1,024 for an S3 key), since
+# temporary files, versions and chunks have names that are made from the key's and longer.
+_PART_BYTES, _KEY_BYTES = 180, 800
 
 # Written by SageMaker, its tuner and its SDK among the user's hyperparameters.
 PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
@@ -312,23 +367,27 @@ def _parse_float(text: str) -> float:
     return number
 
 
-def parse_time(text: str, *, end: bool = False) -> datetime:
+def parse_time(text: str, *, end: bool = False, day: date | None = None) -> datetime:
     """The UTC time that an ISO 8601 text means; naive times are UTC.
 
     Args:
-        text: a day (`2020-06-01`) or a time (`2020-06-01T12:30`, with or without an offset).
+        text: a day (`2020-06-01`), a time (`2020-06-01T12:30`, with or without an offset), or a day before another
+            (`-3y`, as `ml.dates` has them).
         end: whether it closes a range, so that a day means its last moment.
+        day: that the last kind counts from; None: today.
 
     Raises:
         ValueError: it is neither.
     """
+    if relative := relative_day(text, day or today()):
+        text = relative.isoformat()
     try:
         moment = datetime.fromisoformat(text)
         if re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text) and end:
             moment = datetime.combine(moment, datetime.max.time())
         return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
     except (ValueError, OverflowError):
-        raise ValueError("a date such as 2020-06-01 or 2020-06-01T12:30") from None
+        raise ValueError("a date such as 2020-06-01, 2020-06-01T12:30 or -3y") from None
 
 
 _GAP = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h|d)")
@@ -353,16 +412,43 @@ def parse_gap(text: str) -> timedelta | None:
     raise ValueError("a time above 0 such as 90s, 30min, 12h or 4d, or off")
 
 
+def _check_zone(text: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):  # ValueError, OSError: no name of a file
+        raise ValueError("the IANA name of a zone, such as UTC, Europe/Berlin or America/New_York") from None
+    return text
+
+
+def _check_bar(text: str) -> str:
+    if text and not re.fullmatch(r"([1-9]\d{0,5})?(ms|s|sec|min|m|h|d)", text.lower()):
+        raise ValueError("a bar's length, such as 30s, 1min, 5min, 1h or 1d")
+    return text.lower()
+
+
+def _check_time_format(text: str) -> str:
+    if text and text not in ("s", "ms", "us", "ns") and not re.search(r"%[YyDcxsG]", text):
+        raise ValueError("a form with a year, such as %d/%m/%Y %H:%M, or s, ms, us or ns")
+    return text
+
+
+def _check_gap(text: str) -> str:
+    parse_gap(text)
+    return text.lower()
+
+
+_CHECKS = {"max_gap": _check_gap, "timezone": _check_zone, "resample": _check_bar, "time_format": _check_time_format}
 _PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}
 
 
-def parse_value(name: str, value: Any) -> Any:
+def parse_value(name: str, value: Any, day: date | None = None) -> Any:
     """The typed value of one hyperparameter.
 
     Args:
         name: its name, one of `SETTINGS`.
         value: text as SageMaker sends it (`"60"`, or JSON-quoted as its Python SDK does), or a YAML
             scalar (60, true).
+        day: that relative dates count from; None: today.
 
     Raises:
         UserError: it is not of the type, in the range or among the choices.
@@ -372,28 +458,49 @@ def parse_value(name: str, value: Any) -> Any:
     if len(text) >= 2 and text[0] == text[-1] == '"':
         with contextlib.suppress(ValueError):  # not a JSON string after all: the parser below complains
             text = str(json.loads(text)).strip()
+    parsed: Any
     try:
         if name in ("start_date", "end_date"):
-            parsed: Any = parse_time(text, end=name == "end_date") if text else None
+            parsed: Any = parse_time(text, end=name == "end_date", day=day) if text else None
+        elif name in _CHECKS:
+            parsed = _CHECKS[name](text)
         else:
             parsed = _PARSERS[field.type](text)
-        if name == "max_gap":
-            parse_gap(parsed)
     except ValueError as expected:
         raise UserError(f"hyperparameter {name} must be {expected}, received {value!r}") from None
     if name in ("prices_db", "model_db") and parsed:
         check_url(name, str(parsed))
-    if name in ("prices_key", "model_key") and not _KEY.fullmatch(str(parsed)):
-        raise UserError(
-            f"hyperparameter {name} must be a key such as {field.default}, of printable characters and "
-            f"no part that is empty or begins with a dot, received {value!r}"
-        )
+    if name in ("prices_key", "model_key"):
+        for key in str(parsed).split(",") if name == "prices_key" else [str(parsed)]:  # prices may be under several
+            _check_key(name, key)
     interval, choices = field.metadata["interval"], field.metadata["choices"]
     if interval and parsed not in interval:
         raise UserError(f"hyperparameter {name} must be in {interval}, received {value!r}")
     if choices and parsed not in choices:
         raise UserError(f"hyperparameter {name} must be one of {', '.join(choices)}, received {value!r}")
     return parsed
+
+
+def _check_key(name: str, key: str) -> None:
+    """Refuses a key that a backend of KYDB does not take, or that does not read as one word in a log.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    parts = key.removeprefix("/").split("/")
+    wrong = [part for part in parts if not part or part.startswith(".")]  # kydb refuses a part with a dot before it
+    if wrong or not key.isprintable() or re.search(r"[\s=]", key):
+        raise UserError(
+            f"hyperparameter {name} must be a key such as {SETTINGS[name].default}, of printable characters without "
+            f"blanks and =, and no part that is empty or begins with a dot, received {key!r}"
+        )
+    last = Settings(model_key=key).h5_name if name == "model_key" else parts[-1]
+    longest = max(len(part.encode()) for part in (*parts, last))
+    if longest > _PART_BYTES or len(key.encode()) > _KEY_BYTES:
+        raise UserError(
+            f"hyperparameter {name} must have parts of at most {_PART_BYTES} bytes and at most {_KEY_BYTES} in all, "
+            f"received one part of {longest} and {len(key.encode())} in all: {key[:50]!r}..."
+        )
 
 
 def unknown_name(name: str) -> str:
@@ -403,11 +510,12 @@ def unknown_name(name: str) -> str:
     return f"unknown hyperparameter {name}; {hint}"
 
 
-def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def problems_with(hyperparameters: Mapping[str, Any], day: date | None = None) -> tuple[dict[str, Any], list[str]]:
     """The values that are right, those of their preset included, and a message for each that is wrong.
 
     Args:
         hyperparameters: name to text or YAML scalar; names that SageMaker adds are passed over.
+        day: that relative dates count from; None: today.
     """
     values, problems = {}, []
     for name, value in hyperparameters.items():
@@ -417,7 +525,7 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
             problems.append(unknown_name(name))
             continue
         try:
-            values[name] = parse_value(name, value)
+            values[name] = parse_value(name, value, day)
         except UserError as error:
             problems.append(str(error))
     values = PRESETS[values.get("preset", "default")] | values
@@ -427,10 +535,20 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
             f"hyperparameter start_date must be before end_date, received "
             f"{hyperparameters['start_date']!r} and {hyperparameters['end_date']!r}"
         )
+    if bool(values.get("bid_column")) != bool(values.get("ask_column")):
+        given, other = ("bid", "ask") if values.get("bid_column") else ("ask", "bid")
+        problems.append(
+            f"hyperparameter {given}_column needs {other}_column too, received {given}_column="
+            f"{values[f'{given}_column']!r} alone; set both, or price_column"
+        )
     if values.get("patience") and values.get("validation_fraction") == 0:
         problems.append(
             "hyperparameter patience needs a validation part, received validation_fraction=0; "
             "set patience=0 or a validation_fraction above 0"
+        )
+    if values.get("publish_if", "always") != "always" and values.get("validation_fraction") == 0:
+        problems.append(
+            f"hyperparameter publish_if={values['publish_if']} needs a validation part, received validation_fraction=0"
         )
     if values.get("patience") and values.get("monitor") == "last":
         problems.append(
@@ -446,13 +564,13 @@ def problems_with(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], l
     return values, problems
 
 
-def parse_settings(hyperparameters: Mapping[str, Any]) -> Settings:
-    """The settings of a job from its hyperparameters.
+def parse_settings(hyperparameters: Mapping[str, Any], day: date | None = None) -> Settings:
+    """The settings of a job from its hyperparameters, relative dates counted from a day (None: today).
 
     Raises:
         UserError: one line with every problem found.
     """
-    values, problems = problems_with(hyperparameters)
+    values, problems = problems_with(hyperparameters, day)
     if problems:
         raise UserError("; ".join(problems))
     return Settings(**values)

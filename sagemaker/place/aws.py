@@ -16,6 +16,7 @@ import botocore.config
 import botocore.exceptions
 
 import rules
+from account.doctor import WRONG, examined, told
 from ml.errors import UserError
 from place import cost
 from place.base import FINAL, Listing, NoSuchJob, Upload
@@ -39,7 +40,7 @@ def channels_in_s3(request: dict[str, Any], name: str) -> list[Upload]:
     results = training_part(request).get("OutputDataConfig", {}).get("S3OutputPath", "").rstrip("/")
     for channel, source in s3_sources(request).items():
         if source["S3Uri"].startswith("file://"):
-            uri = f"{results}/{name}/input/{channel}/"
+            uri = f"{results.removesuffix('/jobs')}/inputs/{name}/{channel}/"  # which expires, as results must not
             root = local_path(source["S3Uri"])
             files = [path for path in (root, *root.rglob("*")) if path.is_file()]
             if not files:
@@ -105,6 +106,11 @@ class AwsPlace:
 
     def problems_with(self, request: dict[str, Any]) -> Iterator[str]:
         return rules.problems_on_sagemaker(request)
+
+    def examine(self, request: dict[str, Any]) -> None:
+        findings = [finding for finding in examined(self, request, cheap=True) if finding.state == WRONG]
+        if findings:
+            raise rules.WrongRequest([told(finding) for finding in findings])
 
     def estimate(self, request: dict[str, Any]) -> str:
         return cost.estimate(request, self._hourly_price(training_part(request)))
@@ -290,7 +296,7 @@ class AwsPlace:
             The URI that a request's TrainingImage takes.
 
         Raises:
-            UserError: docker refuses.
+            UserError: docker refuses, or the tag is taken.
         """
         ecr = self.client("ecr")
         try:
@@ -299,8 +305,15 @@ class AwsPlace:
             found = ecr.create_repository(repositoryName=repository, imageScanningConfiguration={"scanOnPush": True})[
                 "repository"
             ]
-        tag = image.rsplit(":", 1)[1] if ":" in image.rsplit("/", 1)[-1] else "latest"
+        named = ":" in image.rsplit("/", 1)[-1]
+        tag = image.rsplit(":", 1)[1] if named else _docker("image", "inspect", "--format", "{{.Id}}", image)[7:19]
         uri = f"{found['repositoryUri']}:{tag}"
+        if found.get("imageTagMutability") == "IMMUTABLE":
+            taken = ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageTag": tag}])["images"]
+            if taken and named:
+                raise UserError(f"there is an image {uri}, and its tag cannot be moved; give --image another tag")
+            if taken:
+                return uri  # the tag is the content's
         token = ecr.get_authorization_token()["authorizationData"][0]
         user, password = base64.b64decode(token["authorizationToken"]).decode("ascii").split(":", 1)
         _docker("login", "--username", user, "--password-stdin", token["proxyEndpoint"], given=password)
@@ -309,16 +322,16 @@ class AwsPlace:
         return uri
 
 
-def _docker(*arguments: str, given: str | None = None) -> None:
+def _docker(*arguments: str, given: str | None = None) -> str:
+    """What the docker command printed."""
     try:
-        subprocess.run(
+        return subprocess.run(
             ["docker", *arguments],
             input=given,
             text=True,
             check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+            capture_output=True,
+        ).stdout.strip()
     except FileNotFoundError:
         raise UserError("the docker command is not installed; install it to push an image") from None
     except subprocess.CalledProcessError as error:

@@ -58,6 +58,14 @@ class Place(Protocol):
         """What this place would refuse in a request that SageMaker's model and the common rules allow."""
         ...
 
+    def examine(self, request: Record) -> None:
+        """Looks, before anything is paid for, whether the place can run a checked request.
+
+        Raises:
+            WrongRequest: with what is wrong and what mends it.
+        """
+        ...
+
     def estimate(self, request: Record) -> str:
         """A line: what the request costs at most; empty where the place is free or its prices are not known."""
         ...

@@ -57,6 +57,9 @@ class LocalPlace(TuningFolders):
     def problems_with(self, request: dict[str, Any]) -> Iterator[str]:
         return rules.problems_on_this_machine(request)
 
+    def examine(self, request: dict[str, Any]) -> None:
+        pass
+
     def estimate(self, request: dict[str, Any]) -> str:
         return ""
 

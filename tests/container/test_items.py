@@ -55,6 +55,7 @@ def test_servers_that_ignore_if_match_are_recognised(request, backend, honours):
     assert "Contents" not in db.s3.list_objects_v2(Bucket=db.db_name), "the probe was left behind"
 
 
+@pytest.mark.slow
 def test_a_writer_that_holds_the_lock_of_an_s3_server_without_if_match_is_told(request, monkeypatch):
     monkeypatch.setattr("ml.items._LOCK_SECONDS", 0)
     db = connect(make_url("s3rver", request))

@@ -90,6 +90,12 @@ def test_what_sagemaker_adds_is_passed_over():
         ({"lookback": "1"}, "lookback must be in [2, 100000], received '1'"),
         ({"allow_cpu": "yes"}, "allow_cpu must be true or false, received 'yes'"),
         ({"optimizer": "adamm"}, "optimizer must be one of adam, adamw"),
+        ({"timezone": "Mars"}, "timezone must be the IANA name of a zone, such as UTC, Europe/Berlin"),
+        ({"timezone": "/etc/passwd"}, "timezone must be the IANA name of a zone"),
+        ({"resample": "1month"}, "resample must be a bar's length, such as 30s, 1min"),
+        ({"resample": "0min"}, "resample must be a bar's length"),
+        ({"time_format": "%H:%M"}, "time_format must be a form with a year, such as %d/%m/%Y %H:%M"),
+        ({"bid_column": "b"}, "bid_column needs ask_column too, received bid_column='b' alone"),
         ({"preset": "origin"}, "preset must be one of default, original, received 'origin'"),
         ({"start_date": "yesterday"}, "start_date must be a date such as 2020-06-01"),
         ({"start_date": "2020-06-02", "end_date": "2020-06-01"}, "start_date must be before end_date"),
@@ -104,6 +110,45 @@ def test_a_wrong_value_is_told_with_what_is_allowed(hyperparameters, message):
     with pytest.raises(UserError) as caught:
         parse_settings(hyperparameters)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["prices_key", "model_key"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "/ml/x best_val_loss=0.000001 accuracy=1.0 .h5",
+        "/a=b.h5",
+        "/a b.h5",
+        "/a\u00a0b.h5",
+        "/a\x7f.h5",
+        "/a\x9b.h5",
+        "/a\u202eb.h5",
+        "/a\ud800.h5",
+        "/a//b",
+        "/.a",
+        "",
+    ],
+    ids=ascii,
+)
+def test_a_key_is_one_printable_word(name, key):
+    with pytest.raises(UserError, match=f"hyperparameter {name} must be a key such as") as caught:
+        parse_settings({name: key})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("key", ["/ml/" + "x" * 300 + ".h5", "/ml/" + "é" * 140, "x" * 178, "/".join(["x" * 100] * 9)])
+def test_a_key_too_long_for_a_file_or_a_database_is_told_before_training(key):
+    with pytest.raises(
+        UserError, match="model_key must have parts of at most 180 bytes and at most 800 in all"
+    ) as told:
+        parse_settings({"model_key": key})
+    assert len(str(told.value)) < 400
+    assert parse_settings({"model_key": "é" * 88 + ".h5"}).h5_name == "é" * 88 + ".h5"
+
+
+@pytest.mark.parametrize("last", ["metrics.json", "model.keras", "1", "X.H5"])
+def test_no_key_names_another_file_of_the_model(last):
+    assert parse_settings({"model_key": f"/ml/{last}"}).h5_name == f"{last}.h5"
 
 
 def test_every_problem_is_told_at_once():

@@ -1,6 +1,4 @@
-import gzip
 import os
-import re
 import uuid
 from datetime import date, datetime, timedelta, timezone
 
@@ -12,30 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histories import KEY, assert_same, history
 from kydb_servers import make_table
 from ml import databases, series_chunks
-from ml.data.history import checked, fingerprint, gaps
-from ml.data.sources import read_channel, read_kydb
 from ml.errors import UserError
 from ml.learn.folds import split_by_time
 from ml.learn.network import build_network
+from ml.settings import Settings
 from ml.timeseries import register, time_series
 from ml.train_sequence import TrainSequence
-
-KEY = "/symbols/ml/training_data/FX_BTC_JPY"
-
-
-def history(rows=5000, start="2020-01-01", seed=0, columns=("mid", "position")):
-    rng = np.random.default_rng(seed)
-    index = pd.date_range(start, periods=rows, freq="min", tz="UTC", unit="ns", name="dt")
-    mid = 1000 + rng.normal(size=rows).cumsum() * 0.5
-    values = {"mid": mid, "position": rng.integers(-1, 2, rows).astype(float), "bid": mid - 0.25, "ask": mid + 0.25}
-    return pd.DataFrame({name: values[name] for name in columns}, index)
-
-
-def assert_same(one, other):
-    pd.testing.assert_frame_equal(one, other, check_exact=True, check_freq=False)
-
 
 # The object in KYDB, on every backend
 
@@ -128,7 +111,7 @@ def test_the_snippet_that_users_have(aws, tmp_path):
     seq = TrainSequence(pos_df.reset_index()[["mid", "position"]].copy())
 
     boto3.client("s3").create_bucket(Bucket="epython")
-    model = build_network(seq.lookback_period, 8, 2, 0.2, 1)
+    model = build_network(Settings(lookback=seq.lookback_period, nodes=8))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(seq, verbose=0)
     path = tmp_path / "model.h5"
@@ -249,220 +232,6 @@ def test_other_columns_than_those_that_stay_are_refused(files_url):
     with pytest.raises(UserError, match="has columns mid and .* has mid, position"):
         time_series(db, KEY).append(history(100, "2020-02-01", columns=("mid",)))
     time_series(db, KEY).replace(history(101, columns=("mid",)))  # all of it may change
-
-
-# Reading from KYDB
-
-
-def test_a_history_is_read_and_cut(files_url):
-    frame = history(3 * 1440)
-    time_series(kydb.connect(files_url), KEY).replace(frame)
-    assert_same(read_kydb(files_url, KEY, date(2020, 1, 2), date(2020, 1, 2)), frame.loc["2020-01-02"])
-
-
-def test_any_object_with_a_curve_serves(files_url, tmp_path, monkeypatch):
-    (tmp_path / "athena.py").write_text(
-        "import kydb, pandas as pd\n"
-        "class AthenaCurve(kydb.DbObj):\n"
-        "    def curve(self, start, end):\n"
-        "        return pd.DataFrame({'dt': pd.date_range('2020', periods=5, freq='min'), 'mid': 1.0, 'x': 'y'})\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    db = kydb.connect(files_url)
-    db.upload_objdb_config({"AthenaCurve": {"module_path": "athena", "class_name": "AthenaCurve"}})
-    db.new("AthenaCurve", KEY).write()
-    frame = read_kydb(files_url, KEY)
-    assert list(frame) == ["mid"] and frame.index.tz is not None and len(frame) == 5
-
-
-def test_what_is_no_history_is_told(files_url):
-    db = kydb.connect(files_url)
-    db["/symbols/number"] = 5
-    db["/symbols/FX_BTC_USD"] = 6
-    with pytest.raises(UserError, match=r"is a int without a method curve"):
-        read_kydb(files_url, "/symbols/number")
-    with pytest.raises(UserError, match=r"no price history /symbols/FX in files:.* beside it are FX_BTC_USD, number"):
-        read_kydb(files_url, "/symbols/FX")
-    with pytest.raises(UserError, match=r"no KYDB URL, received nosql://x"):
-        read_kydb("nosql://x", "/y")
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("redis://127.0.0.1:1/base", "ConnectionError"),
-        ("s3://epython-none", "EndpointConnectionError"),
-        ("dynamodb://epython-none/timeseries", "EndpointConnectionError"),
-    ],
-)
-def test_an_unreachable_database_is_told(aws, monkeypatch, url, reason):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(UserError, match=rf"{re.escape(KEY)} in {url} cannot be read: {reason}.*check the URL"):
-        read_kydb(url, KEY)
-
-
-def test_forbidden_is_not_mistaken_for_missing(aws, monkeypatch):
-    from botocore.exceptions import ClientError
-
-    boto3.client("s3").create_bucket(Bucket="forbidden")
-    db = kydb.connect("s3://forbidden")
-    response = {"Error": {"Code": "403"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-
-    def denied(*args, **kwargs):
-        raise ClientError(response, "HeadObject")
-
-    monkeypatch.setattr(db.s3, "head_object", denied)
-    monkeypatch.setattr(db.s3, "get_object", denied)
-    with pytest.raises(UserError, match="may not be read .*grant s3:GetObject"):
-        read_kydb("s3://forbidden", KEY)
-    with pytest.raises(UserError, match="may not be read"):
-        register(db)
-
-
-def test_secrets_in_a_url_are_not_shown():
-    with pytest.raises(UserError) as caught:
-        read_kydb("redis://user:secret@127.0.0.1:1/base", KEY)
-    assert "secret" not in str(caught.value)
-
-
-# Channels
-
-
-def channel(tmp_path, files):
-    folder = tmp_path / "train"
-    for name, frame in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(frame, bytes):
-            path.write_bytes(frame)
-        elif name.endswith(".parquet"):
-            frame.to_parquet(path)
-        else:
-            frame.to_csv(path)
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def test_parquet_csv_and_gzip_files_give_one_history(tmp_path):
-    frame = history(400)
-    folder = channel(
-        tmp_path,
-        {
-            "z.parquet": frame.iloc[:100],
-            "deep/er/b.csv": frame.iloc[100:200],
-            "a.csv.gz": frame.iloc[200:300],
-            "c.parquet": frame.iloc[300:].reset_index(),
-            ".hidden/x.csv": b"rubbish",
-            "manifest": b"{}",
-        },
-    )
-    pd.testing.assert_frame_equal(read_channel(folder), frame, rtol=1e-12, check_freq=False)
-    assert len(read_channel(folder, datetime(2020, 1, 1, 0, 10), datetime(2020, 1, 1, 0, 19))) == 10
-
-
-@pytest.mark.parametrize("zone", [None, "Asia/Tokyo", "UTC"])
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_times_become_utc(tmp_path, zone, suffix):
-    frame = history(50)
-    local = frame.tz_convert(zone) if zone else frame.tz_localize(None)
-    read = read_channel(channel(tmp_path, {f"prices.{suffix}": local}))
-    assert read.index.equals(frame.index)
-
-
-def test_an_unnamed_parquet_index_is_taken_for_dt(tmp_path):
-    frame = history(50)
-    assert read_channel(channel(tmp_path, {"p.parquet": frame.rename_axis(None)})).index.equals(frame.index)
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({}, r"channel train has no price files: .* found nothing"),
-        ({"prices.xlsx": b"x"}, r"found prices\.xlsx"),
-        ({"p.parquet": b"PAR1 but no more"}, r"p\.parquet cannot be read: Arrow"),
-        ({"p.parquet": b""}, r"p\.parquet cannot be read"),
-        ({"p.csv": b""}, r"p\.csv cannot be read: EmptyDataError"),
-        ({"p.csv.gz": b"not gzip"}, r"p\.csv\.gz cannot be read: BadGzipFile"),
-        ({"p.csv": b"when,price\n2020-01-01,5\n"}, r"p\.csv: it must have a column or index dt|no price files|columns"),
-        ({"p.csv": b"dt,mid\n2020-01-01,high\n"}, r"p\.csv: mid must hold numbers"),
-        ({"p.csv": b"dt,mid\nnoon,5\n"}, r"p\.csv: dt must hold times"),
-        ({"p.csv": b"dt,mid\n2020-01-01,5\n,6\n"}, r"dt is empty in 1 rows, the first is row 2"),
-        ({"p.csv": b"dt,mid\n2020-01-01T00:00,5\n2020-01-01T00:01,inf\n"}, r"mid is infinite in 1 of 2 rows, .*00:01"),
-        ({"p.csv": b"dt,mid\n"}, r"has no rows"),
-        (
-            {"a.csv": b"dt,mid\n2020-01-01,5\n2020-01-03,5\n", "b.csv": b"dt,mid\n2020-01-02,5\n"},
-            r"a\.csv ends at 2020-01-03 .* b\.csv begins",
-        ),
-        ({"a.csv": b"dt,mid\n2020-01-01,5\n", "b.csv": b"dt,mid\n2020-01-01,5\n"}, r"b\.csv begins at 2020-01-01"),
-        ({"p.csv": b"dt,mid\n2020-01-01,5\n2020-01-01,5\n"}, r"a time comes twice"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else ",".join(value),
-)
-def test_a_wrong_channel_is_told(tmp_path, files, message):
-    with pytest.raises(UserError, match=message) as caught:
-        read_channel(channel(tmp_path, files))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_truncated_gzip_file_is_told(tmp_path):
-    whole = gzip.compress(history(500).to_csv().encode())
-    with pytest.raises(UserError, match=r"p\.csv\.gz cannot be read: EOFError"):
-        read_channel(channel(tmp_path, {"p.csv.gz": whole[: len(whole) // 2]}))
-
-
-# The check
-
-
-def setter(column, value, row=50):
-    return lambda frame: frame.assign(**{column: frame[column].where(frame.index != row, value)})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (setter("mid", np.nan), "mid is NaN in 1 of 100 rows, the first at 2020-01-01 00:50:00.00:00; drop or fill"),
-        (setter("bid", -np.inf), "bid is infinite in 1 of 100 rows"),
-        (setter("mid", 0.0), r"mid is not above 0 in 1 of 100 rows, the first at 2020-01-01 00:50:00\+00:00 \(0.0\)"),
-        (setter("ask", -3.0), r"ask is not above 0 .* \(-3.0\)"),
-        (setter("position", 2.0), r"position is not -1, 0 or 1 .* \(2.0\)"),
-        (setter("position", np.nan), "position is NaN"),
-        (setter("bid", 1e6), "bid is above ask in 1 of 100 rows"),
-        (setter("dt", pd.Timestamp("2020-01-01 00:49", tz="UTC")), "a time comes twice in 1 of 100 rows"),
-        (setter("dt", pd.Timestamp("2019-01-01", tz="UTC")), "times go backwards in 1 of 100 rows"),
-        (lambda frame: frame.drop(columns=["mid", "ask"]), "a column mid is needed, or bid and ask"),
-        (lambda frame: frame.drop(columns="dt"), "it must have a column or index dt"),
-        (lambda frame: frame.iloc[:0], "has no rows"),
-    ],
-)
-def test_a_wrong_frame_is_told_with_its_first_row(change, message):
-    frame = history(100, columns=("mid", "position", "bid", "ask")).reset_index()
-    with pytest.raises(UserError, match=f"^the test:? {message}"):
-        checked(change(frame), source="the test")
-
-
-def test_mid_is_the_middle_of_bid_and_ask_where_it_is_not_given():
-    frame = checked(history(10, columns=("bid", "ask")), source="the test")
-    np.testing.assert_array_equal(frame["mid"], (frame["bid"] + frame["ask"]) / 2)
-
-
-def test_a_bid_without_an_ask_is_no_use_and_is_dropped():
-    assert list(checked(history(10, columns=("mid", "bid")), source="the test")) == ["mid"]
-
-
-def test_gaps_are_counted_not_hidden():
-    frame = history(100)
-    found = gaps(frame.drop(frame.index[[10, 11, 12, 40]]))
-    assert found[:3] == (2, 4, 3) and found.longest_at == "2020-01-01 00:09:00+00:00"
-    assert str(found).startswith("4 minutes missing in 2 gaps (the longest 3 after")
-    assert str(gaps(frame)) == "no minute missing"
-
-
-def test_the_fingerprint_sees_every_value_and_time():
-    frame = history(100)
-    assert fingerprint(frame) == fingerprint(frame.copy())
-    for changed in (frame + 1e-9, frame.iloc[1:], frame.shift(freq="min"), frame[["mid"]]):
-        assert fingerprint(changed) != fingerprint(frame)
 
 
 # The split

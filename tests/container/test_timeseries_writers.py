@@ -134,6 +134,7 @@ def test_chunks_that_a_list_on_top_of_an_unanswered_one_names_stay(files_url, mo
     assert [(read_anew(files_url)["mid"] == price).sum() for price in (100, 200, 300)] == [1000, 100, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [each for each in (*BACKENDS, *NPM_BACKENDS) if each != "memory"])
 def test_two_processes_that_write_at_the_same_time_lose_nothing(request, backend):
     found = series_load.run(make_url(backend, request), seconds=60, writes=8)
@@ -337,6 +338,7 @@ def test_a_series_in_the_odd_folder_of_keys_without_a_slash_is_read_and_written(
     assert not db.ls("/timeseries_chunksprices/BTC") and not db.ls(f"/timeseries_chunks{KEY}")
 
 
+@pytest.mark.slow
 def test_a_reader_imports_only_what_a_reader_needs():
     code = (
         "import sys, ml.timeseries; "

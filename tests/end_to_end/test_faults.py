@@ -31,14 +31,16 @@ import boto3
 import kydb
 import pytest
 
+from injected import CONTAINER
 from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from kydb_servers import free_port, start_redis
 from ml.data.sample_market import sample_market
 from ml.databases import connect
-from ml.deliver.model_store import publish, version_key
+from ml.deliver.publishing import publish, version_key
 from ml.platform.memory import available_memory, check_memory, needed_memory
 from ml.settings import Settings
 from ml.timeseries import time_series
+from small_disks import fill, mounted
 
 KEY = "/symbols/ml/training_data/FX_BTC_JPY"
 MODEL_KEY = "/ml/models/fx_btc_jpy_model.h5"
@@ -59,26 +61,6 @@ def job(tmp_path, market):
         return JobFolder(tmp_path / name, settings, **({"channel": {"p.parquet": market}} | options))
 
     return make
-
-
-@contextlib.contextmanager
-def mounted(path, *options):
-    """A tmpfs over a folder."""
-    path.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", *options, "none", path], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def fill(folder, leave=0):
-    """Takes the rest of a small disk."""
-    with (folder / "filler").open("wb") as file, contextlib.suppress(OSError):
-        file.write(bytes(max(0, shutil.disk_usage(folder).free - leave)))
-        file.flush()
 
 
 def ended(process, seconds=120):
@@ -105,9 +87,10 @@ def test_a_model_folder_that_cannot_take_the_model_is_told_before_training(job, 
     assert "device:" not in one.output
 
 
-@pytest.mark.parametrize("published", [True, False])
+# What is left: nothing, and what crashed HDF5 while it wrote the .h5, and after it.
+@pytest.mark.parametrize(("published", "left"), [(False, 0), (True, 0), (True, 72_000), (True, 92_000)])
 def test_a_disk_that_fills_up_before_the_model_is_saved_costs_neither_model_nor_the_earlier_one(
-    job, files_url, published
+    job, files_url, published, left
 ):
     one = job(SMALL | {"epochs": 300, "model_db": files_url if published else ""}, checkpoints=True)
     with mounted(one.base / "model", "-o", "size=6m") as folder:
@@ -115,12 +98,12 @@ def test_a_disk_that_fills_up_before_the_model_is_saved_costs_neither_model_nor_
         (folder / "fx_btc_jpy_model.h5").write_text("earlier")
         process = one.start()
         wait_for(process, "device:")
-        fill(folder)
+        fill(folder, left)
         code, _, errors = ended(process)
         assert code == 1, errors
         assert (folder / "model.keras").read_text() == (folder / "fx_btc_jpy_model.h5").read_text() == "earlier"
         assert sorted(path.name for path in folder.iterdir()) == ["filler", "fx_btc_jpy_model.h5", "model.keras"]
-    assert "the model cannot be saved in" in one.failure and "0.0 MB free" in one.failure
+    assert "the model cannot be saved in" in one.failure and f"{left / 1e6:.1f} MB free" in one.failure
     if published:
         assert f"it was published to {files_url} {MODEL_KEY}" in one.failure
         assert connect(files_url)[MODEL_KEY].startswith(b"\x89HDF")
@@ -429,6 +412,49 @@ def test_a_stop_ends_a_training_within_thirty_seconds_with_checkpoint_and_model(
 
 
 # What is published stays
+
+
+def test_a_model_of_another_lookback_is_not_replaced_and_nothing_is_trained(job, files_url):
+    original = b"\x89HDF\r\n\x1a\n" + b'{"batch_input_shape": [null, 1440]}'
+    publish(files_url, MODEL_KEY, original, "monday")
+    one = job(SMALL | {"model_db": files_url})
+    assert one.run() == 1
+    assert f"{MODEL_KEY} holds a model that takes 1440 prices, and this one takes 60" in one.failure
+    assert "replace_lookback=true" in one.failure and "device:" not in one.output
+    other = job(SMALL | {"model_db": files_url, "replace_lookback": "true"}, name="other")
+    assert other.run() == 0, other.errors
+    content = (other.base / "model/fx_btc_jpy_model.h5").read_bytes()
+    record = json.loads(connect(files_url).read(f"{version_key(MODEL_KEY, content)}.json", reload=True))
+    assert record["lookback"] == 60 and record["verdict"] == other.metrics["performance"]["verdict"]
+    assert record["data_sha256"] == json.loads((other.base / "model/job.json").read_text())["data"]["sha256"]
+
+
+FAILS_TO_MEASURE = """
+import ml.judge.performance
+def measured(*_):
+    raise RuntimeError("no measuring today")
+ml.judge.performance.measured = measured
+import train
+train.main()
+"""
+
+
+def test_a_model_that_cannot_be_measured_is_published_all_the_same(job, files_url):
+    one = job(SMALL | {"model_db": files_url})
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS_TO_MEASURE],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"SAGEMAKER_BASE_DIR": str(one.base), "PYTHONPATH": str(CONTAINER)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "NO REPORT: RuntimeError: no measuring today" in done.stdout
+    assert one.metrics["published"] is True
+    content = (one.base / "model/fx_btc_jpy_model.h5").read_bytes()
+    assert connect(files_url).read(MODEL_KEY, reload=True) == content
+    record = json.loads(connect(files_url).read(f"{version_key(MODEL_KEY, content)}.json", reload=True))
+    assert record["lookback"] == 60 and record["verdict"] is None
 
 
 def test_the_earlier_model_and_who_made_each_stay(kydb_url):

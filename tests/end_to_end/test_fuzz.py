@@ -29,7 +29,7 @@ def channel_of(folder, mid, minutes=None):
     pd.DataFrame({"mid": mid, "position": np.sign(np.sin(np.arange(len(mid))))}, index.rename("dt")).to_parquet(
         folder / "prices.parquet"
     )
-    return read_channel(folder)
+    return read_channel(folder).frame
 
 
 def windows_of(history, lookback):
@@ -45,7 +45,7 @@ def windows_of(history, lookback):
 
 
 ODD_PRICES = {
-    "constant for three days": np.full(3 * DAY, 8123.5),
+    "constant for three days, but for a tick": np.r_[np.full(3 * DAY, 8123.5), 8124],
     "constant, then moving": np.r_[np.full(DAY, 8123.5), 8123.5 + np.arange(200) * 0.5],
     "a hundredfold jump": np.r_[100 + np.arange(300) * 0.1, 10_000 + np.arange(300) * 0.1],
     "a hundredfold spike of a minute": np.r_[np.full(300, 100.5), 10_050, np.full(300, 100.5)],

@@ -177,13 +177,21 @@ def test_a_bucket_that_refuses_is_told_before_training(tmp_path, prices, aws):
 
 def broken_channels(market):
     yield "empty channel", {}, "channel train has no price files"
-    yield "unreadable Parquet", {"p.parquet": b"PAR1 is not enough"}, "p.parquet cannot be read"
-    yield "unsorted", {"p.parquet": market.iloc[::-1]}, "times go backwards in 5,999 of 6,000 rows"
-    yield "duplicated", {"p.parquet": pd.concat([market[:5], market[4:]])}, "a time comes twice in 1 of 6,001 rows"
+    yield "unreadable Parquet", {"p.parquet": b"PAR1 is not enough"}, "p.parquet is cut off or damaged"
     yield (
-        "NaN price",
-        {"p.parquet": market.assign(mid=market["mid"].where(market.index != market.index[7]))},
-        "mid is NaN in 1 of 6,000 rows, the first at 2019-01-01 00:07:00+00:00",
+        "unsorted",
+        {"p.parquet": pd.concat([market[3000:], market[:3000]])},
+        "times go backwards in 1 of 6,000 rows, the first at row 3,001 (2019-01-01 00:00:00+00:00)",
+    )
+    yield (
+        "contradicting",
+        {"p.parquet": pd.concat([market[:5], 2 * market[4:5], market[5:]])},
+        "1 time comes twice with different values, the first is 2019-01-01 00:04:00+00:00",
+    )
+    yield (
+        "a price below 0",
+        {"p.parquet": market.assign(mid=market["mid"].where(market.index != market.index[7], -1))},
+        "mid is not above 0 in 1 of 6,000 rows, the first at row 8 (2019-01-01 00:07:00+00:00) (-1.0)",
     )
 
 

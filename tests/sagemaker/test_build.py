@@ -170,7 +170,7 @@ def test_trials_do_not_publish():
 def test_files_on_this_machine_are_sent_from_s3(tmp_path):
     (tmp_path / "prices.csv").write_text("dt,mid\n")
     request = dry_run("train", "--name", "one", "--prices", str(tmp_path / "prices.csv"))
-    assert s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/jobs/one/input/train/"
+    assert s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/inputs/one/train/"
 
 
 @pytest.mark.parametrize("arguments", [["--set", "epochs"], ["--on", "moon"], ["--max-runtime", "long"]])

@@ -24,6 +24,7 @@ import json, os, signal, time
 from pathlib import Path
 from ml.files import write_json
 from ml.platform.job import base_folder
+from ml.deliver.results import metrics_of, write_metrics
 from ml.metrics import metric_line, performance_line, rounded
 
 def main():

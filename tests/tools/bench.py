@@ -403,7 +403,7 @@ def learning_curves():
     from ml.optimal_position import optimal_positions
     from ml.train_sequence import TrainSequence
 
-    prices = read_channel(Path(os.environ["BENCH_PRICES"]), "2019-06-01", "2020-06-01")
+    prices = read_channel(Path(os.environ["BENCH_PRICES"]), "2019-06-01", "2020-06-01").frame
     frame = optimal_positions(prices, spread=0.5)
 
     result = {}

@@ -32,10 +32,10 @@ from hypothesis import strategies as st
 
 import launch
 from build import read_request
+from fuzz_prices import PRICE_SURFACES, a_history, broken_bytes, history_of, told
 from ml.data.history import checked
-from ml.data.sources import read_channel, read_kydb
+from ml.data.sources import read_kydb
 from ml.databases import connect
-from ml.errors import UserError
 from ml.learn.checkpoints import Checkpoint, CheckpointFolder
 from ml.platform.job import read_job
 from ml.settings import SETTINGS, parse_settings
@@ -98,27 +98,6 @@ _VALUES = st.recursive(
 )
 
 
-@st.composite
-def broken_bytes(draw, content: bytes) -> bytes:
-    """Bytes with up to four flips, cuts, insertions and repetitions."""
-    content = bytearray(content)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(0, len(content) - 1)))
-        length = draw(st.integers(1, 40))
-        kind = draw(st.sampled_from(["flip", "cut", "truncate", "insert", "repeat"]))
-        if kind == "flip" and content:
-            content[at] ^= 1 << draw(st.integers(0, 7))
-        elif kind == "cut":
-            del content[at : at + length]
-        elif kind == "truncate":
-            del content[at:]
-        elif kind == "insert":
-            content[at:at] = draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\0", b"\n", b",", b"{"]))
-        elif kind == "repeat":
-            content[at:at] = content[at : at + length]
-    return bytes(content)
-
-
 def broken_structure(draw, value, depth=0):
     """A structure in which some part is replaced, dropped, renamed or repeated."""
     if not isinstance(value, (dict, list)) or not value or depth > 4 or draw(st.integers(0, 5)) == 0:
@@ -144,15 +123,6 @@ def broken_structure(draw, value, depth=0):
 
 def _dumped(value) -> bytes:
     return json.dumps(value, default=str).encode("utf-8")
-
-
-@contextlib.contextmanager
-def told():
-    """Only a UserError that one can print may leave."""
-    try:
-        yield
-    except UserError as error:
-        assert len(str(error).strip()) > 10, f"a message that says nothing: {error!r}"
 
 
 # The surfaces: each draws one input, hands it to the code and judges what comes back
@@ -212,69 +182,6 @@ def settings_in_range(settings) -> None:
 
 
 _START = datetime(2020, 1, 1, tzinfo=timezone.utc)
-_PRICES = ["100", "100.5", "0.1", "1e4", "10000000", "Infinity", "-inf", "nan", "", "0", "-1", "x", "1e400"]
-
-
-def csv(data, folder: Path) -> None:
-    """CSV files of a channel: rows in any zone, any price; and damaged files"""
-    minutes = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8))
-    if data.draw(st.booleans()):
-        minutes = sorted(set(minutes))
-    rows = [
-        (
-            _START + timedelta(minutes=minute),
-            data.draw(st.sampled_from(_PRICES[:5] if data.draw(st.integers(0, 3)) else _PRICES)),
-        )
-        for minute in minutes
-    ]
-    zones = [data.draw(st.sampled_from([0, 60, -300, 345, None])) for _ in rows]
-    text = "dt,mid\n" + "".join(
-        f"{_written(moment, zone)},{price}\n" for (moment, price), zone in zip(rows, zones, strict=True)
-    )
-    content, damaged = text.encode(), data.draw(st.booleans())
-    if damaged:
-        content = data.draw(broken_bytes(content))
-    found = history_of(folder, "prices.csv", content)
-    if damaged:
-        return
-    try:
-        values = [float(price) for _, price in rows]
-    except ValueError:
-        values = [math.nan]
-    valid = all(0 < value < math.inf for value in values) and all(
-        one < other for (one, _), (other, _) in itertools.pairwise(rows)
-    )
-    assert (found is not None) == valid, f"{text} gave {found}"
-    if valid:
-        assert found["mid"].tolist() == values
-        assert [moment.to_pydatetime() for moment in found.index] == [moment for moment, _ in rows]
-
-
-def _written(moment: datetime, zone: int | None) -> str:
-    """A time as somebody so many minutes east of Greenwich writes it; without its zone where that is None."""
-    return (
-        moment.replace(tzinfo=None) if zone is None else moment.astimezone(timezone(timedelta(minutes=zone)))
-    ).isoformat()
-
-
-def history_of(folder: Path, name: str, content: bytes) -> pd.DataFrame | None:
-    """The history that a channel's one file gives, which must be one; None where it is refused."""
-    channel = folder / "train"
-    channel.mkdir(exist_ok=True)
-    (channel / name).write_bytes(content)
-    with told():
-        return a_history(read_channel(channel))
-    return None
-
-
-def a_history(frame: pd.DataFrame) -> pd.DataFrame:
-    assert str(frame.index.tz) == "UTC" and frame.index.is_monotonic_increasing and frame.index.is_unique
-    assert frame.index.name == "dt" and len(frame) and set(frame.columns) <= {"mid", "bid", "ask", "position"}
-    assert "mid" in frame and (frame.dtypes == np.float64).all() and np.isfinite(frame.to_numpy()).all()
-    assert (frame[[name for name in frame if name != "position"]] > 0).all(axis=None)
-    return frame
-
-
 _COLUMNS = st.sampled_from(
     [
         [1.0, 2.0],
@@ -373,7 +280,7 @@ def kydb_contents(data, folder: Path) -> None:
         db["/prices"] = data.draw(_VALUES)
     db.clear_cache()
     with told():
-        a_history(read_kydb(url, "/prices"))
+        a_history(read_kydb(url, "/prices").frame)
 
 
 @functools.cache
@@ -500,9 +407,9 @@ def _made_archive(data) -> bytes:
     return buffer.getvalue()
 
 
-SURFACES = {
+SURFACES = PRICE_SURFACES | {
     function.__name__: function
-    for function in (job_files, hyperparameters, csv, parquet, frames, kydb_contents, request_files, checkpoints)
+    for function in (job_files, hyperparameters, parquet, frames, kydb_contents, request_files, checkpoints)
 }
 
 

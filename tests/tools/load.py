@@ -22,7 +22,7 @@ import boto3
 
 from kydb_servers import AWS_ENVIRONMENT, free_port, running_redis, wait_until_open
 from ml.databases import connect
-from ml.deliver.model_store import publish, version_key
+from ml.deliver.publishing import publish, version_key
 
 KEY = "/ml/models/load.h5"
 JOBS = 16

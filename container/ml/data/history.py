@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ml.data.bars import MINUTE, bar_length, in_words
+from ml.data.rows import Mended, Rows, settled, with_mid
 from ml.errors import UserError, one_line
 
 COLUMNS = ("mid", "position", "bid", "ask")
-
-_LOWEST, _HIGHEST = 1e-15, 1e15  # prices whose smallest and largest moves a float32 still holds
-_MINUTE = 60 * 10**9  # in nanoseconds
 
 
 def with_times(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
@@ -39,7 +38,7 @@ def with_times(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
             ) from None
     if index.hasnans:
         raise UserError(
-            f"{source}: dt is empty in {int(index.isna().sum()):,} rows, the first is row "
+            f"{source}: dt is empty in {int(np.count_nonzero(index.isna())):,} rows, the first is row "
             f"{int(np.argmax(index.isna())) + 1:,}; give every row a time"
         )
     index = index.tz_localize("UTC") if index.tz is None else index.tz_convert("UTC")
@@ -50,16 +49,18 @@ def with_times(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
     return frame.set_axis(index.rename("dt"))
 
 
-def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
-    """A frame as a price history, or the reason why it is none.
+def checked(frame: pd.DataFrame, *, source: str, mended: Mended | None = None, repeats: bool = False) -> pd.DataFrame:
+    """A frame as a price history, or the reasons why it is none.
 
     Args:
         frame: times as index or column `dt`; `mid`, or `bid` and `ask`, whose middle is then mid; other
             columns than `COLUMNS` are dropped.
         source: where it comes from, for the message.
+        mended: is told what was mended; None, as for a frame that is to be written: nothing is, but refused.
+        repeats: whether a time may come twice with different values, as trades' may.
 
     Raises:
-        UserError: a column is missing, or the first of the rows that are wrong, with how many there are.
+        UserError: a column is missing, or rows are wrong: the first of each kind, with how many there are.
     """
     if not isinstance(frame, pd.DataFrame):
         raise UserError(f"{source} must be a pandas DataFrame, received {type(frame).__name__}")
@@ -75,52 +76,27 @@ def checked(frame: pd.DataFrame, *, source: str) -> pd.DataFrame:
         )
     if ("bid" in frame) != ("ask" in frame):
         frame = frame.drop(columns=["bid", "ask"], errors="ignore")
-    history = {}
+    values = {}
     for name in (name for name in COLUMNS if name in frame):
         if pd.api.types.is_complex_dtype(frame[name]):
             raise UserError(f"{source}: {name} must hold real numbers, received complex ones")
         try:
-            history[name] = frame[name].to_numpy(np.float64, copy=False)
+            values[name] = frame[name].to_numpy(np.float64, copy=False)
         except (ValueError, TypeError) as error:
             raise UserError(f"{source}: {name} must hold numbers: {one_line(error)}") from None
-    if "mid" not in history:
-        history = {"mid": (history["bid"] + history["ask"]) / 2} | history
-
-    def refuse(wrong: np.ndarray, problem: str, values: np.ndarray | None = None, remedy: str = "") -> None:
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            shown = "" if values is None else f" ({values[row]})"
-            raise UserError(
-                f"{source}: {problem} in {int(wrong.sum()):,} of {len(wrong):,} rows, the first at "
-                f"{frame.index[row]}{shown}{remedy}"
-            )
-
-    steps = np.diff(frame.index.asi8, prepend=frame.index.asi8[0] - 1)
-    refuse(steps < 0, "times go backwards", remedy="; sort the rows by dt")
-    refuse(steps == 0, "a time comes twice", remedy="; keep one row a minute")
-    for name, values in history.items():
-        refuse(np.isnan(values), f"{name} is NaN", remedy="; drop or fill these rows")
-        refuse(np.isinf(values), f"{name} is infinite", values)
-        if name == "position":
-            refuse(~np.isin(values, (-1, 0, 1)), "position is not -1, 0 or 1", values)
-        else:
-            refuse(values <= 0, f"{name} is not above 0", values)
-            refuse(
-                (values < _LOWEST) | (values > _HIGHEST),
-                f"{name} is not within {_LOWEST:g} to {_HIGHEST:g}",
-                values,
-                "; write prices in another unit",
-            )
-    if "bid" in history:
-        refuse(history["bid"] > history["ask"], "bid is above ask", history["bid"])
-    return pd.DataFrame(history, frame.index)
+    rows = Rows(pd.DatetimeIndex(frame.index).asi8, with_mid(values), lambda row: str(frame.index[row]))
+    history, problems = settled(rows, mended, repeats)
+    if problems:
+        raise UserError(f"{source}: {'; '.join(problems)}")
+    return history
 
 
 def bounds(start, end) -> tuple[int | None, int | None]:
     """Start and end in nanoseconds since 1970; None where open."""
     if end is not None and isinstance(end, date) and not isinstance(end, datetime):
         end = datetime.combine(end, time.max)
-    return tuple(None if moment is None else _nanoseconds(pd.Timestamp(moment)) for moment in (start, end))
+    first, last = (None if moment is None else _nanoseconds(pd.Timestamp(moment)) for moment in (start, end))
+    return first, last
 
 
 def _nanoseconds(moment: pd.Timestamp) -> int:
@@ -132,51 +108,75 @@ def _nanoseconds(moment: pd.Timestamp) -> int:
 
 
 def between(frame: pd.DataFrame, first: int | None, last: int | None) -> pd.DataFrame:
-    times = frame.index.asi8
+    times = pd.DatetimeIndex(frame.index).asi8
     begin = 0 if first is None else int(np.searchsorted(times, first, "left"))
     end = len(frame) if last is None else int(np.searchsorted(times, last, "right"))
     return frame.iloc[begin:end]
 
 
 class Gaps(NamedTuple):
-    """Minutes that a history lacks.
+    """Bars that a history lacks.
 
     Attributes:
-        count: places where minutes are missing.
+        count: places where bars are missing.
         minutes: minutes missing in all of them.
         longest_minutes: minutes missing in the longest.
         longest_at: the last time before it; empty where there is no gap.
+        bars: bars missing in all of them.
+        longest_bars: bars missing in the longest.
+        bar: a bar's length in words, such as `5 minutes`.
     """
 
-    count: int
-    minutes: int
-    longest_minutes: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
+    minutes: float
+    longest_minutes: float
     longest_at: str
+    bars: int
+    longest_bars: int
+    bar: str
 
     def __str__(self) -> str:
+        one = self.bar.removeprefix("1 ")
+        single = one if one != self.bar else "bar"
+        many = f"{one}s" if one != self.bar else f"bars of {self.bar}"
         if not self.count:
-            return "no minute missing"
+            return f"no {single} missing"
         return (
-            f"{self.minutes:,} minutes missing in {self.count:,} gaps (the longest {self.longest_minutes:,} after "
-            f"{self.longest_at})"
+            f"{self.bars:,} {single if self.bars == 1 and one != self.bar else many} missing in {self.count:,} "
+            f"gap{'' if self.count == 1 else 's'} (the longest {self.longest_bars:,} after {self.longest_at})"
         )
 
 
 def gaps(history: pd.DataFrame) -> Gaps:
     """The gaps of a history; windows run across them."""
-    missing = np.diff(history.index.asi8) // _MINUTE - 1
+    index = pd.DatetimeIndex(history.index)
+    bar = bar_length(index)
+    missing = np.diff(index.asi8) // bar.value - 1
+    words = in_words(bar)
     if not (missing > 0).any():
-        return Gaps(0, 0, 0, "")
+        return Gaps(0, 0, 0, "", 0, 0, words)
     longest = int(np.argmax(missing))
+    bars, longest_bars = int(missing[missing > 0].sum()), int(missing[longest])
     return Gaps(
-        int((missing > 0).sum()), int(missing[missing > 0].sum()), int(missing[longest]), str(history.index[longest])
+        int((missing > 0).sum()),
+        _minutes(bars, bar),
+        _minutes(longest_bars, bar),
+        str(history.index[longest]),
+        bars,
+        longest_bars,
+        words,
     )
+
+
+def _minutes(bars: int, bar: pd.Timedelta) -> float:
+    minutes = bars * bar.value / MINUTE.value
+    return int(minutes) if minutes == int(minutes) else round(minutes, 3)
 
 
 def fingerprint(history: pd.DataFrame) -> str:
     """SHA-256 of a history's times and values."""
-    digest = hashlib.sha256(np.ascontiguousarray(history.index.asi8))
+    digest = hashlib.sha256(np.ascontiguousarray(pd.DatetimeIndex(history.index).asi8).data)
     for name in history.columns:
         digest.update(name.encode("utf-8"))
-        digest.update(np.ascontiguousarray(history[name].to_numpy()))
+        digest.update(np.ascontiguousarray(history[name].to_numpy()).data)
     return digest.hexdigest()

@@ -2,19 +2,26 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ml.data.history import fingerprint, gaps
+from ml.data.bars import in_words
+from ml.data.columns import Reading
+from ml.data.formats import bounded
+from ml.data.history import Gaps, fingerprint, gaps
 from ml.data.segment_facts import SegmentFacts, segment_facts
-from ml.data.sources import read_channel, read_kydb
+from ml.data.understood import History, Understood, one_label
+from ml.data.universe import read_curves, read_instruments
 from ml.errors import UserError
+from ml.log import say
 from ml.optimal_position import labelled
 from ml.settings import Settings
+
+_NAMED = 10  # instruments in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,100 +41,156 @@ class Prices:
 
 
 def labelled_prices(
-    settings: Settings, channels: Mapping[str, Path], given_up: Callable[[], bool] = lambda: False
+    settings: Settings, channels: Mapping[str, Path], room: int, given_up: Callable[[], bool] = lambda: False
 ) -> Prices:
     """The checked prices between start_date and end_date, from KYDB or from a channel, with a position in each row.
+
+    What was understood of it is printed.
 
     Args:
         settings: where the prices are and how they are labelled.
         channels: name to the folder with its files.
+        room: bytes of memory that reading may take.
+        room: bytes of memory that reading may take.
         given_up: looked at between attempts to reach KYDB: whether to end.
 
     Raises:
         UserError: there are no prices, they cannot be read, or are no price history.
     """
-    return together(_histories(settings, channels, given_up), settings)
+    return together(_histories(settings, channels, room, given_up), settings)
 
 
 def _histories(
-    settings: Settings, channels: Mapping[str, Path], given_up: Callable[[], bool]
-) -> Iterator[tuple[str, pd.DataFrame]]:
+    settings: Settings, channels: Mapping[str, Path], room: int, given_up: Callable[[], bool]
+) -> Iterator[tuple[str, History]]:
     """Each instrument's name and history; the name of a single one is empty."""
+    dates = settings.start_date, settings.end_date
     if settings.prices_db:
-        yield (
-            "",
-            read_kydb(
-                settings.prices_db,
-                settings.prices_key,
-                settings.start_date,
-                settings.end_date,
-                patience=settings.read_seconds,
-                timeout=settings.kydb_timeout,
-                given_up=given_up,
-            ),
+        return read_curves(
+            settings.prices_db,
+            settings.prices_key,
+            *dates,
+            patience=settings.read_seconds,
+            timeout=settings.kydb_timeout,
+            given_up=given_up,
+            resample=settings.resample,
         )
-    elif settings.prices_channel in channels:
-        yield "", read_channel(channels[settings.prices_channel], settings.start_date, settings.end_date)
-    else:
-        raise UserError(
-            f"there are no prices: prices_db is empty and there is no channel "
-            f"{settings.prices_channel} (channels: {', '.join(channels) or 'none'}); "
-            "set prices_db and prices_key, or add the channel"
-        )
+    if settings.prices_channel in channels:
+        return read_instruments(channels[settings.prices_channel], *dates, Reading.of(settings), room=room)
+    raise UserError(
+        f"there are no prices: prices_db is empty and there is no channel "
+        f"{settings.prices_channel} (channels: {', '.join(channels) or 'none'}); "
+        "set prices_db and prices_key, or add the channel"
+    )
 
 
-def together(histories: Iterator[tuple[str, pd.DataFrame]], settings: Settings) -> Prices:
+@dataclasses.dataclass
+class _Known:
+    """What is known of one instrument once it is labelled."""
+
+    name: str
+    bars: int  # read
+    rows: int  # labelled
+    buys: int
+    gaps: Gaps
+    digest: str
+    source: Understood
+
+
+def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Prices:
     """Histories as the prices of a job: each labelled on its own, one after the other.
 
-    A history is let go of as soon as the next one is asked for, so that reading takes the memory of one.
+    A history is let go of as soon as the next one is asked for, so that labelling takes the memory of one.
 
     Args:
         histories: each instrument's name and checked history.
         settings: lookback, horizon, spread, max_gap.
 
     Raises:
-        UserError: every history that cannot be labelled, by name.
+        UserError: every history that cannot be labelled, by name; or all rows have the same label.
     """
     columns: dict[str, list[np.ndarray]] = {}
-    digests, names, problems = [], [], []
-    facts, buys, gap_facts = SegmentFacts(settings.max_gap), 0, []
-    for name, history in histories:
+    known, problems, facts = list[_Known](), list[str](), SegmentFacts(settings.max_gap)
+    for name, (history, understood) in histories:
+        if not name:
+            say(f"read: {understood}")
         try:
             with_labels = labelled(history, settings.horizon, settings.spread, settings.max_gap)
         except UserError as error:
             problems.append(f"{name}: {error}" if name else str(error))
             continue
         facts.add(segment_facts(history, settings.lookback, settings.horizon, settings.max_gap, name))
-        gap_facts.append(gaps(with_labels))
-        digests.append(fingerprint(with_labels))
-        buys += int((with_labels["position"] > 0).sum())
-        names.append(name)
+        buys = int((with_labels["position"] > 0).sum())
+        known.append(
+            _Known(
+                name,
+                len(history),
+                len(with_labels),
+                buys,
+                gaps(with_labels),
+                fingerprint(with_labels),
+                understood,
+            )
+        )
         for column, values in _slim(with_labels, settings.spread).items():
             columns.setdefault(column, []).append(values)
+        del history, with_labels
     if problems:
-        raise UserError("; ".join(problems))
-    frame = _frame(columns, names)
-    times = frame.index
-    digest = digests[0] if len(names) == 1 else hashlib.sha256(repr([*zip(names, digests, strict=True)]).encode())
-    known: dict[str, Any] = {
+        raise UserError(bounded(problems))
+    frame = _frame(columns, [each.name for each in known])
+    buys = sum(each.buys for each in known)
+    if problem := one_label(len(frame), buys):
+        raise UserError(problem)
+    of_all = {
         "rows": len(frame),
-        "first": str(times.min()),
-        "last": str(times.max()),
-        "gaps": gap_facts[0]._asdict(),
-        "segments": facts.as_json(),
+        "first": str(frame.index.min()),
+        "last": str(frame.index.max()),
         "buy_share": buys / len(frame),
-        "sha256": digest if isinstance(digest, str) else digest.hexdigest(),
+        "segments": facts.as_json(),
     }
-    of_instruments, missing = "", str(gap_facts[0])
-    if len(names) > 1:
-        del known["gaps"]
-        known["instruments"] = names
-        of_instruments, missing = f" of {len(names):,} instruments", f"{sum(each.count for each in gap_facts):,} gaps"
-    line = (
-        f"prices: {len(frame):,} rows{of_instruments} from {known['first']} to {known['last']}, {missing}, "
-        f"{known['buy_share']:.1%} labelled buy"
+    if len(known) == 1:
+        (one,) = known
+        told = {"gaps": one.gaps._asdict(), "sha256": one.digest, "source": one.source.as_json()}
+    else:
+        say(_described_sources(known))
+        digests = repr([(each.name, each.digest) for each in known]).encode()
+        told = {
+            "gaps": _gaps_of_all(known),
+            "sha256": hashlib.sha256(digests).hexdigest(),
+            "instruments": {each.name: {"rows": each.rows, "sha256": each.digest} for each in known},
+            "source": {each.name: each.source.as_json() for each in known},
+        }
+    return Prices(frame, of_all | told, [_described_labels(known), *facts.lines()])
+
+
+def _described_sources(known: Sequence[_Known]) -> str:
+    """The line that names the instruments and their bars."""
+    names = [f"{each.name} ({each.bars:,} bars)" for each in known[:_NAMED]]
+    more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
+    bars = sorted({in_words(each.source.bar) for each in known})
+    mixed = f"; THEIR BARS DIFFER: {', '.join(bars)}" if len(bars) > 1 else f" of {bars[0]}"
+    return f"read: {len(known):,} instruments: {', '.join(names)}{more}, bars{mixed}"
+
+
+def _described_labels(known: Sequence[_Known]) -> str:
+    """The line that says how many bars have a label."""
+    rows, bars, buys = (sum(getattr(each, field) for each in known) for field in ("rows", "bars", "buys"))
+    few = "see too little of the future"
+    last = f"the last {bars - rows:,} {few}" if len(known) == 1 else f"{bars - rows:,} {few}"
+    of_instruments = f" of {len(known):,} instruments" if len(known) > 1 else ""
+    missing = str(known[0].gaps) if len(known) == 1 else f"{sum(each.gaps.count for each in known):,} gaps"
+    return (
+        f"labels: {rows:,} of {bars:,} bars{of_instruments}{f' ({last})' if bars > rows else ''}, "
+        f"{buys / rows:.1%} buy; {missing}"
     )
-    return Prices(frame, known, [line, *facts.lines()])
+
+
+def _gaps_of_all(known: Sequence[_Known]) -> dict[str, Any]:
+    """The gaps of several instruments together, the longest one's place included."""
+    longest = max((each.gaps for each in known), key=lambda gaps: gaps.longest_minutes)
+    return longest._asdict() | {
+        name: sum(getattr(each.gaps, name) for each in known) for name in ("count", "minutes", "bars")
+    }
 
 
 def _slim(history: pd.DataFrame, spread: float) -> dict[str, np.ndarray]:

@@ -1,13 +1,13 @@
 """What the models of a job's folds are worth: measured, printed, and made into the report."""
 
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ml.errors import UserError, one_line
-from ml.files import write_json
 from ml.log import say
 from ml.metrics import performance_line
 from ml.segments import instrument_slices
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def judge_models(
-    folds, outcome, settings: Settings, record: dict[str, Any], metrics: dict[str, Any], model: Path, output: Path
+    folds, outcome, settings: Settings, record: Any, metrics: Any, keep: Callable[[], None], output: Path
 ) -> None:
     """Measures each fold's model on its held-out rows, prints what came of the last one's, writes the report's page.
 
@@ -29,8 +29,8 @@ def judge_models(
         outcome: what came of training them all, none stopped.
         settings: of the job.
         record: job.json.
-        metrics: metrics.json, which gets `performance` and `folds` and is written again.
-        model: the folder of metrics.json.
+        metrics: metrics.json, which gets `performance` and `folds`.
+        keep: writes metrics.json.
         output: the folder of the page.
     """
     try:
@@ -61,12 +61,12 @@ def judge_models(
         say(last.verdict)
         say(last.profit_verdict)
         metrics |= {"performance": {"metrics": numbers} | last.as_json(), "folds": table}
-        write_json(model / "metrics.json", metrics)
+        keep()
         page = write_report(output, record, metrics, folds[-1].history, last)
         say(f"report: {page}")
     except Exception as error:
         traceback.print_exc()
-        say(f"NO REPORT: {one_line(error)}; the model in {model} is whole")
+        say(f"NO REPORT: {one_line(error)}; the model is whole")
 
 
 def _instruments(fold, predicted: tuple[np.ndarray, np.ndarray]) -> "list[Instrument]":

@@ -127,6 +127,7 @@ print("epochs", len(trained.result.history), "platform" if "ml.platform.failure"
 """
 
 
+@pytest.mark.slow
 def test_it_trains_where_sagemakers_toolkit_is_not_installed():
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TOOLKIT],

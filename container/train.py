@@ -135,7 +135,7 @@ def _decision(
         # Both from their files: in the training's precision the same model has another loss than in float32.
         new, old = (probabilities_of(each, fold, rows, settings.max_gap) for each in (h5, content or b""))
         both = np.isfinite(old)
-        held_out = fold.validation_rows.iloc[rows[both]]
+        held_out = fold.held_out.iloc[rows[both]]
         block = block_of(settings.horizon, bar_length(fold.prices.index))
         share = float((fold.train_rows["position"] > 0).mean())
         labels = held_out["position"].to_numpy() > 0

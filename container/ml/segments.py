@@ -56,6 +56,6 @@ def instrument_slices(history: pd.DataFrame) -> dict[str, slice]:
     """The rows of each instrument by its name; of one without a column `symbol` all rows, by an empty name."""
     if "symbol" not in history:
         return {"": slice(0, len(history))}
-    bounds = segment_bounds(history, "off")
+    bounds = segment_bounds(history, "off").tolist()
     symbols = history["symbol"].iloc[bounds[:-1]]
     return {str(symbol): slice(first, last) for symbol, first, last in zip(symbols, bounds, bounds[1:], strict=False)}

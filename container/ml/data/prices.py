@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -168,8 +168,8 @@ def _described_sources(known: Sequence[_Known]) -> str:
     names = [f"{each.name} ({each.bars:,} bars)" for each in known[:_NAMED]]
     more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
     bars = sorted({in_words(each.source.bar) for each in known})
-    mixed = f"; THEIR BARS DIFFER: {', '.join(bars)}" if len(bars) > 1 else f" of {bars[0]}"
-    return f"read: {len(known):,} instruments: {', '.join(names)}{more}, bars{mixed}"
+    mixed = f"; THEIR BARS DIFFER in length: {', '.join(bars)}" if len(bars) > 1 else f", bars of {bars[0]}"
+    return f"read: {len(known):,} instruments: {', '.join(names)}{more}{mixed}"
 
 
 def _described_labels(known: Sequence[_Known]) -> str:
@@ -219,6 +219,6 @@ def _frame(columns: dict[str, list[np.ndarray]], names: list[str]) -> pd.DataFra
         parts.clear()
     if len(names) > 1:
         codes = np.repeat(np.arange(len(names), dtype=np.int8 if len(names) < 128 else np.int16), counts)
-        whole["symbol"] = pd.Categorical.from_codes(codes, names)
+        whole["symbol"] = pd.Categorical.from_codes(cast(Any, codes), cast(Any, names))
     index = pd.DatetimeIndex(whole.pop("dt"), tz="UTC", name="dt", copy=False)
     return pd.DataFrame(whole, index, copy=False)

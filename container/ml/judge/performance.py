@@ -167,8 +167,8 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
     several = len(instruments) > 1
     unit = BASIS_POINTS if several else PRICE_UNITS
     profits = profits_of_moments(followed, moments, times, unit)
-    traded = {name: sum(each.traded[name] for each in followed) for name in profits}
-    trading = {name: trading_result(profits[name], traded[name], by_moment, bar) for name in profits}
+    traded = {name: sum(each.traded[name] for each in followed) for name in followed[0].traded}
+    trading = {str(name): trading_result(profits[name], traded[name], by_moment, bar) for name in traded}
     return Performance(
         frame=pd.concat([each.frame(several) for each in held]),
         bar=bar,

@@ -54,7 +54,12 @@ class Fold:
     @property
     def validation_rows(self) -> pd.DataFrame | None:
         """The last rows of each instrument; None: nothing is validated."""
-        return None if self.split is None else self._rows(self.split.held_out_begin, self.split.end)
+        return None if self.split is None else self.held_out
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        """The last rows of each instrument; none where nothing is validated."""
+        return self.prices.iloc[:0] if self.split is None else self._rows(self.split.held_out_begin, self.split.end)
 
     @functools.cached_property
     def parts(self) -> tuple[list[slice], list[slice]]:

@@ -1,6 +1,7 @@
 """Training and held-out rows: one split in time for all instruments, with a purge between the parts."""
 
 import dataclasses
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -51,9 +52,11 @@ def split_moments(history: pd.DataFrame, held_out: int, purge: int, max_gap: str
             continue  # nothing before it, nothing after it, or another segment: no label looks across
         segment = bounds[np.searchsorted(bounds, first_held_out) - 1]
         training_end = min(training_end, times[max(segment, first_held_out - purge)])
-    return TimeSplit(
-        *(None if moment is None else pd.Timestamp(moment, tz="UTC") for moment in (training_end, begin, end))
-    )
+    return TimeSplit(_moment(training_end), _moment(begin), None if end is None else _moment(end))
+
+
+def _moment(nanoseconds: int) -> pd.Timestamp:
+    return cast(pd.Timestamp, pd.Timestamp(int(nanoseconds), tz="UTC"))
 
 
 def slices_between(history: pd.DataFrame, begin: pd.Timestamp | None, end: pd.Timestamp | None) -> list[slice]:

@@ -13,6 +13,7 @@ from ml.errors import UserError
 from ml.segments import MAX_GAP, segment_bounds, valid_starts
 
 _WINDOWS_AT_ONCE = 256  # 256 windows of 1440 float64 prices, 3 MB, stay in a core's cache
+_INT32_ROWS = 2**31 - 1  # the largest number of prices whose places an int32 holds
 _SCALED_AT_ONCE = 1 << 20  # windows; what their scales take for a while stays below 50 MB
 
 
@@ -94,6 +95,7 @@ class TrainSequence(keras.utils.PyDataset):
         low: lowest price of the lookback rows from each row on, (rows - lookback + 1,), of the same type.
         height: highest minus lowest price of the same, 1 where flat, float32.
         labels: label of the same, 1 or 0, int8.
+        start_type: of the starts: int32, or int64 where that is too short.
 
     Raises:
         UserError: a column is missing, a value is not finite, or there is no window.
@@ -125,15 +127,15 @@ class TrainSequence(keras.utils.PyDataset):
                 f"{len(train_data):,} rows are fewer than the {lookback_period:,} of one window; "
                 "use more data or a smaller lookback"
             )
-        prices, positions = (train_data[name].to_numpy(np.float64) for name in ("mid", "position"))
+        prices, positions = (_numbers(train_data[name]) for name in ("mid", "position"))
         if not (np.isfinite(prices).all() and np.isfinite(positions).all()):
             raise UserError("train_data must hold finite numbers; mid or position has NaN or infinity")
         self.lookback_period = lookback_period
         self.batch_size = batch_size
-        short = prices.astype(np.float32)
-        self.prices = short if np.array_equal(short, prices) else np.ascontiguousarray(prices)
+        self.prices = _shortest(prices)
         self.low, self.height = window_scales(self.prices, lookback_period)
         self.labels = (positions[lookback_period - 1 :] > 0).astype(np.int8)
+        del prices, positions
         valid = valid_starts(segment_bounds(train_data, max_gap), lookback_period)
         if not valid.any():
             raise UserError(
@@ -150,16 +152,17 @@ class TrainSequence(keras.utils.PyDataset):
                     f"every window of {lookback_period:,} prices is flat: the price never moves within one; "
                     "use other prices or a larger lookback"
                 )
+        self.start_type = np.int32 if len(self.prices) <= _INT32_ROWS else np.int64
         edges = np.flatnonzero(np.diff(valid, prepend=False, append=False))
         self._runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))  # of valid starts
         self.num_windows = sum(end - first for first, end in self._runs)
         self._shuffle, self._seed, self._epoch = enable_shuffle, seed, 0
-        self._order = self.order(0)
+        self._order: np.ndarray | None = None  # of the epoch, once a batch is asked for
 
     @property
     def starts(self) -> np.ndarray:
-        """The start of every window, rising: int32, or int64 where that is too short, (num_windows,)."""
-        starts = np.empty(self.num_windows, np.int32 if len(self.prices) < 2**31 else np.int64)
+        """The start of every window, rising, (num_windows,)."""
+        starts = np.empty(self.num_windows, self.start_type)
         filled = 0
         for first, end in self._runs:
             starts[filled : filled + end - first] = np.arange(first, end, dtype=starts.dtype)
@@ -184,6 +187,12 @@ class TrainSequence(keras.utils.PyDataset):
             )
         return result
 
+    def free_prices(self) -> None:
+        """Lets go of prices, scales and labels, once the devices have them; what orders the epochs is left."""
+        self.prices, self.low, self.height, self.labels = (
+            values[:0].copy() for values in (self.prices, self.low, self.height, self.labels)
+        )
+
     def __len__(self) -> int:
         return -(-self.num_windows // self.batch_size)
 
@@ -191,6 +200,8 @@ class TrainSequence(keras.utils.PyDataset):
         """Batch `index` of the epoch: windows float32 (batch, lookback_period), labels int64 (batch,)."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
+        if self._order is None:
+            self._order = self.order(self._epoch)
         first = index % len(self) * self.batch_size
         starts = self._order[first : first + self.batch_size]
         return self.windows(starts), self.labels[starts].astype(np.int64)
@@ -198,4 +209,16 @@ class TrainSequence(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         self._epoch += 1
         if self._shuffle:
-            self._order = self.order(self._epoch)
+            self._order = None
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """A column's numbers, of its own type where a float64 holds that without a copy."""
+    values = column.to_numpy()
+    return values if values.dtype in (np.float32, np.float64, np.int8) else column.to_numpy(np.float64)
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """The values as float32 where that changes none, else as float64."""
+    short = values.astype(np.float32, copy=False)
+    return short if np.array_equal(short, values) else np.ascontiguousarray(values, np.float64)

@@ -77,6 +77,9 @@ def train_fold(
     with instance.strategy.scope():
         model = build_network(settings)
     trainer = Trainer(model, settings, instance, train, validation)
+    for each in (train, validation):
+        if each:
+            each.free_prices()
     result = trainer.fit(
         stop=stop,
         checkpoints=CheckpointFolder(places.checkpoints, places.job, fold.subfolder) if places.checkpoints else None,

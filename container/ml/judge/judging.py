@@ -41,7 +41,7 @@ def judge_models(
 
         bar = bar_length(folds[-1].history.index)
         performances = [
-            measure(_instruments(fold, predicted), settings, bar)
+            measure(instruments_of(fold, predicted), settings, bar)
             for fold, predicted in zip(folds, [*outcome.predicted, outcome.kept.predict()], strict=True)
         ]
         table = [
@@ -69,7 +69,7 @@ def judge_models(
         say(f"NO REPORT: {one_line(error)}; the model is whole")
 
 
-def _instruments(fold, predicted: tuple[np.ndarray, np.ndarray]) -> "list[Instrument]":
+def instruments_of(fold, predicted: tuple[np.ndarray, np.ndarray]) -> "list[Instrument]":
     """Each instrument's rows up to the last one that is validated, and what a fold's model predicts there.
 
     Raises:

@@ -10,11 +10,10 @@ import pandas as pd
 from ml.judge.bootstrap import Bootstrap, Estimate
 from ml.judge.instruments import Instrument
 from ml.judge.scores import Prediction
-from ml.judge.trading import in_basis_points, positions, profit
+from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, in_basis_points, positions, profit
 from ml.settings import Settings
 
 MODEL, HOLDING, OPTIMAL = "model", "holding", "optimal position"
-PRICE_UNITS, BASIS_POINTS = "price units", "basis points of the price"
 
 
 class InstrumentScore(NamedTuple):

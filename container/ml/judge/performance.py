@@ -17,18 +17,10 @@ from ml.errors import UserError
 from ml.judge.bars import bars_a_day
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
-from ml.judge.held_out import (
-    BASIS_POINTS,
-    MODEL,
-    PRICE_UNITS,
-    Held,
-    InstrumentScore,
-    instrument_scores,
-    profits_of_moments,
-)
+from ml.judge.held_out import MODEL, Held, InstrumentScore, instrument_scores, profits_of_moments
 from ml.judge.instruments import Instrument
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS, Prediction, calibration_curve, score
-from ml.judge.trading import trading_result
+from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, trading_result
 from ml.judge.verdict import accuracy_verdict, profit_verdict
 from ml.metrics import METRICS, rounded
 from ml.settings import Settings

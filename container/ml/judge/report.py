@@ -29,6 +29,7 @@ PAGE, POSITIONS = "report.html", "positions.parquet"
 _DOTS_PER_INCH = 220
 _STRETCHES, _STRETCH = 4, 4320  # how many are drawn, and their bars: three days of minutes
 _MOST_ROWS = 20  # of the table of instruments: with more, the first and the last ones are shown, the rest is folded
+_NAME = 20  # characters of an instrument's name on a picture
 _POINTS = 2000  # of a curve: more cannot be seen
 _SCORES = {LOG_LOSS: "log-loss", BRIER: "Brier score", ECE: "calibration error", AUC: "ROC AUC"}
 _FOLD_COLUMNS = {
@@ -130,12 +131,12 @@ def _instrument_rows(instruments: Sequence[InstrumentScore]) -> list[list]:
     return [
         [
             each.symbol,
-            f"{each.rows:,}",
-            share(each.accuracy),
-            share(each.baseline_accuracy),
             _with_interval(each.gain, [share(value, "+") for value in each.gain]),
             _with_interval(each.pnl_basis_points, points[3 * number : 3 * number + 3]),
+            share(each.accuracy),
+            share(each.baseline_accuracy),
             _with_interval(each.pnl, amounts(each.pnl)),
+            f"{each.rows:,}",
         ]
         for number, each in enumerate(instruments)
     ]
@@ -178,7 +179,7 @@ def _figures(metrics, history: pd.DataFrame, performance: Performance) -> Iterat
     for which, symbol in shown.items():
         rows = frame[frame["symbol"] == symbol]
         first = stretches(len(rows))[-1] // 2
-        yield _position(f"position_{which}", rows.iloc[first : first + _STRETCH], bar, f"{which}: {symbol}, ")
+        yield _position(f"position_{which}", rows.iloc[first : first + _STRETCH], bar, f"{which}: {symbol[:_NAME]}, ")
     followed = [MODEL, performance.best_baseline, HOLDING]
     yield _profit("profit", "Profit of following the prediction", performance, followed)
     yield _profit("profit_optimal", "The same beside the optimal position", performance, [*followed, OPTIMAL])
@@ -324,7 +325,7 @@ def _data(history: pd.DataFrame, performance: Performance, shown: dict[str, str]
                 prices / prices.iloc[0],
                 color=next(colors),
                 linewidth=0.8,
-                label=plain(f"{which}: {symbol}"[:24]),
+                label=plain(f"{which}: {symbol[:_NAME]}"),
             )
         else:
             axes.plot(prices.index, prices, color=GREY, linewidth=0.8, label="mid")

@@ -9,6 +9,8 @@ from ml.judge.bars import DAY
 from ml.judge.bootstrap import Bootstrap
 from ml.judge.scores import Prediction
 
+PRICE_UNITS, BASIS_POINTS = "price units", "basis points of the price"
+
 
 def positions(prediction: Prediction, threshold: float, predicted: np.ndarray | None = None) -> np.ndarray:
     """+1 or -1 for each row; the position of the row before where the probability is within threshold of 0.5.

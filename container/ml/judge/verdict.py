@@ -8,6 +8,7 @@ import pandas as pd
 from ml.digits import amounts, share
 from ml.judge.bars import bars_of, counted
 from ml.judge.bootstrap import CONFIDENCE, LEAST_BLOCKS, Bootstrap, Estimate
+from ml.judge.trading import PRICE_UNITS
 
 
 def accuracy_verdict(
@@ -65,11 +66,9 @@ def profit_verdict(profit: Estimate, bootstrap: Bootstrap, bar: pd.Timedelta, un
         if profit.high < 0
         else "no more than chance explains"
     )
+    how = "with one unit" if unit == PRICE_UNITS else "in every instrument"
     value, *ends = amounts(profit, "+")
-    return (
-        f"Following it with one unit, spread paid, came to {value} {unit} "
-        f"({_evidence(ends, bootstrap, bar)}): {finding}."
-    )
+    return f"Following it {how}, spread paid, came to {value} {unit} ({_evidence(ends, bootstrap, bar)}): {finding}."
 
 
 def _evidence(ends: Sequence[str], bootstrap: Bootstrap, bar: pd.Timedelta) -> str:

@@ -23,7 +23,7 @@ class DeviceWindows:
         start_type: of the start rows.
     """
 
-    def __init__(self, sequence: TrainSequence, precision: str, centred: bool, start_type: type):
+    def __init__(self, sequence: TrainSequence, precision: str, centred: bool, start_type: Any):
         # Variables, since a strategy keeps a copy of each on every device.
         self._prices, self._low, self._height, self._labels = (
             tf.Variable(cast(Any, values), trainable=False)  # the stubs know of tensors alone
@@ -73,15 +73,15 @@ class Steps:
         validation: TrainSequence | None,
     ):
         self._settings, self._strategy = settings, instance.strategy
-        starts = [sequence.start_type for sequence in (train, validation) if sequence]
-        self.start_type = np.int64 if np.int64 in starts else np.int32
+        types = [sequence.start_type for sequence in (train, validation) if sequence]
+        self.start_type: Any = np.int64 if np.int64 in types else np.int32
         self._whole_batch = float(min(settings.batch_size, train.num_windows))
         with instance.strategy.scope():
-            self.windows, self._validation_windows = (
+            self.windows = DeviceWindows(train, instance.precision, settings.centred, self.start_type)
+            self._validation_windows = (
                 None
-                if sequence is None
-                else DeviceWindows(sequence, instance.precision, settings.centred, self.start_type)
-                for sequence in (train, validation)
+                if validation is None
+                else DeviceWindows(validation, instance.precision, settings.centred, self.start_type)
             )
             self.optimizer = build_optimizer(settings, len(train), model.trainable_variables, instance.precision)
         self.weights = [variable.value for variable in model.trainable_variables]

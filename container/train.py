@@ -8,8 +8,7 @@ import functools
 
 import numpy as np
 
-from ml.data.prices import described as described_prices
-from ml.data.prices import labelled_prices, price_facts
+from ml.data.prices import labelled_prices
 from ml.databases import configure_aws
 from ml.dates import day_of_job
 from ml.deliver.guard import Decision, decide
@@ -22,6 +21,7 @@ from ml.judge.judging import judge_models
 from ml.learn.fold_training import Places, train_fold
 from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
 from ml.learn.folds import described as described_folds
+from ml.learn.split import times_of
 from ml.log import say
 from ml.platform.failure import failures_reported
 from ml.platform.hardware import find_instance
@@ -45,18 +45,18 @@ def main() -> None:
         try:
             if target:
                 target.check(settings, given_up=stop)
-            history, understood = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
+            prices = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
         except UserError:
             if not stop():  # which ends the waiting for a KYDB that does not answer
                 raise
         if stop():
             say("stopped before training began: there is no model")
             return
-        folds = folds_of(history, settings)
-        check_memory(settings, len(history))
-        say(described_prices(history, understood.rows))
-        say(described_folds(folds))
-        data = price_facts(history) | rows_of_parts(folds) | {"source": understood.as_json()}
+        folds = folds_of(prices.frame, settings)
+        check_memory(settings, len(prices.frame))
+        for line in (*prices.lines, described_folds(folds)):
+            say(line)
+        data = prices.facts | rows_of_parts(folds)
         record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
         instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
         record["device"] = instance.description
@@ -124,8 +124,7 @@ def _decision(
         content, before = target.current(settings.publish_seconds, given_up=stop)
     except Exception as error:
         return Decision(False, f"the model under the key cannot be read: {one_line(error)}")
-    probability = kept.predict()
-    held_out = fold.history.iloc[len(fold.history) - len(probability) :]
+    rows, probability = kept.predict()
 
     def compare():
         # Imported here, since SciPy takes a moment that a job which compares nothing need not wait for.
@@ -135,10 +134,13 @@ def _decision(
         from ml.learn.other_model import probabilities_of
 
         # Both from their files: in the training's precision the same model has another loss than in float32.
-        new, old = (probabilities_of(each, fold.history, len(probability)) for each in (h5, content or b""))
-        block = block_of(settings.horizon, bar_length(held_out.index))
+        new, old = (probabilities_of(each, fold, rows, settings.max_gap) for each in (h5, content or b""))
+        both = np.isfinite(old)
+        held_out = fold.held_out.iloc[rows[both]]
+        block = block_of(settings.horizon, bar_length(fold.prices.index))
         share = float((fold.train_rows["position"] > 0).mean())
-        return compared(new, old, held_out["position"].to_numpy() > 0, block, share)
+        labels = held_out["position"].to_numpy() > 0
+        return compared(new[both], old[both], labels, block, share, times_of(held_out))
 
     usable = bool(np.isfinite(probability).all())
     return decide(settings.publish_if, record["data"], None if content is None else before, compare, usable=usable)

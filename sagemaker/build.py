@@ -217,13 +217,20 @@ def _use_sample_market(request: dict[str, Any], options: dict[str, Any]) -> None
     parameters = hyperparameters_of(request)
     if "prices_db" in parameters or training_part(request).get("InputDataConfig"):
         return
-    url, key = inputs.sample_market(options["runs"], rows, write=not options["dry_run"])
-    remark(f"no prices were named: a simulated market of {rows:,} minutes stands in ({url} {key})")
+    count = options.get("sample_instruments", 1)
+    url, key = inputs.sample_market(options["runs"], rows, count, write=not options["dry_run"])
+    what = (
+        f"{count:,} simulated markets of {rows:,} minutes each stand"
+        if count > 1
+        else f"a simulated market of {rows:,} minutes stands"
+    )
+    remark(f"no prices were named: {what} in ({url} {key})")
     set_hyperparameter(request, "prices_db", url)
     set_hyperparameter(request, "prices_key", key)
     if "model_db" not in parameters:
         set_hyperparameter(request, "model_db", url)
-        parameters.setdefault("model_key", f"/ml/models/sample_market_{rows}_model.h5")
+        name = "sample_market" if count == 1 else f"sample_{count}_markets"
+        parameters.setdefault("model_key", f"/ml/models/{name}_{rows}_model.h5")
 
 
 def _set_search_options(request: dict[str, Any], options: dict[str, Any]) -> None:

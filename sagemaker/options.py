@@ -149,6 +149,13 @@ request_options = _together(
         metavar="MINUTES",
         help="Length of the simulated market, where no prices are named.  [default: 100000; tune: 30000]",
     ),
+    click.option(
+        "--sample-instruments",
+        type=click.IntRange(1, 1000),
+        default=1,
+        metavar="N",
+        help="Simulated markets that move together, the last one noise, to train one model on.  [default: 1]",
+    ),
     # The account's
     click.option("--role", envvar="POSITION_TRAINER_ROLE", help="ARN of the role that the job runs as."),
     click.option("--image", envvar="POSITION_TRAINER_IMAGE", help="URI of the image."),

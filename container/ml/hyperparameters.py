@@ -10,7 +10,7 @@ import math
 import re
 import zoneinfo
 from collections.abc import Mapping
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from ml.dates import relative_day, today
@@ -77,6 +77,33 @@ def parse_time(text: str, *, end: bool = False, day: date | None = None) -> date
         raise ValueError("a date such as 2020-06-01, 2020-06-01T12:30 or -3y") from None
 
 
+_GAP = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h|d)")
+_GAP_UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_gap(text: str) -> timedelta | None:
+    """The longest time between two bars of one segment.
+
+    Args:
+        text: a number and a unit (`90s`, `30min`, `12h`, `4d`), or `off`: None, every gap is bridged.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.strip().lower() == "off":
+        return None
+    found = _GAP.fullmatch(text.strip().lower())
+    with contextlib.suppress(OverflowError):
+        if found and (gap := timedelta(**{_GAP_UNITS[found[2]]: float(found[1])})):
+            return gap
+    raise ValueError("a time above 0 such as 90s, 30min, 12h or 4d, or off")
+
+
+def _check_gap(text: str) -> str:
+    parse_gap(text)
+    return text.lower()
+
+
 def _check_zone(text: str) -> str:
     try:
         zoneinfo.ZoneInfo(text)
@@ -97,7 +124,7 @@ def _check_time_format(text: str) -> str:
     return text
 
 
-_CHECKS = {"timezone": _check_zone, "resample": _check_bar, "time_format": _check_time_format}
+_CHECKS = {"max_gap": _check_gap, "timezone": _check_zone, "resample": _check_bar, "time_format": _check_time_format}
 _PARSERS = {bool: _parse_bool, int: _parse_int, float: _parse_float, str: str}
 
 
@@ -131,7 +158,8 @@ def parse_value(name: str, value: Any, day: date | None = None) -> Any:
     if name in ("prices_db", "model_db") and parsed:
         check_url(name, str(parsed))
     if name in ("prices_key", "model_key"):
-        _check_key(name, str(parsed))
+        for key in str(parsed).split(",") if name == "prices_key" else [str(parsed)]:  # prices may be under several
+            _check_key(name, key)
     interval, choices = field.metadata["interval"], field.metadata["choices"]
     if interval and parsed not in interval:
         raise UserError(f"hyperparameter {name} must be in {interval}, received {value!r}")

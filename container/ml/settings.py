@@ -64,6 +64,8 @@ def _cosine(settings: "Settings") -> bool:
     return settings.schedule == "cosine"
 
 
+MAX_GAP = "4d"  # a weekend or a night is bridged, a hole of weeks is not
+
 # Values by the name of a preset, for the settings that a job does not give.
 PRESETS = {
     "default": {},
@@ -106,6 +108,11 @@ class Settings:
         300,
         "minutes that an optimal position looks ahead; part of the purge before the validation rows",
         interval="[3, 100000]",
+    )
+    max_gap: str = _setting(
+        MAX_GAP,
+        "longest time between two bars of one segment, such as 30min, 12h or 4d, which no window and no label crosses; "
+        "off: any",
     )
     spread: float = _setting(
         0.0, "ask minus bid, in price units, where the history has only mid", interval="[0, inf)", changes_weights=False
@@ -184,7 +191,10 @@ class Settings:
     # The data
     prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel", changes_weights=False)
     prices_key: str = _setting(
-        "/symbols/ml/training_data/FX_BTC_JPY", "KYDB key of the price history", changes_weights=False
+        "/symbols/ml/training_data/FX_BTC_JPY",
+        "KYDB key of the price history; of several instruments with commas between them, or a pattern such as "
+        "/symbols/ml/training_data/*",
+        changes_weights=False,
     )
     prices_channel: str = _setting(
         "train",

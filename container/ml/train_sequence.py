@@ -1,4 +1,4 @@
-"""The windows: the last `lookback` prices before each minute, scaled to 0..1, cut only when asked for.
+"""The windows: the last `lookback` prices up to each bar, scaled to 0..1, cut only when asked for.
 
 What a window needs beyond its prices is its lowest price and its height. Both are known for every
 window of a series from one pass over it (O(rows), whatever the lookback), so cutting a window is one
@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ml.errors import UserError
+from ml.segments import MAX_GAP, segment_bounds, valid_starts
 
 _WINDOWS_AT_ONCE = 256  # 256 windows of 1440 float64 prices, 3 MB, stay in a core's cache
+_INT32_ROWS = 2**31 - 1  # the largest number of prices whose places an int32 holds
+_SCALED_AT_ONCE = 1 << 20  # windows; what their scales take for a while stays below 50 MB
 
 
 def normalised(windows, low, height, to_float32):
@@ -37,16 +40,20 @@ def window_scales(prices: np.ndarray, lookback: int) -> tuple[np.ndarray, np.nda
     """Lowest price and height of every window of a series.
 
     Args:
-        prices: float64, (rows,).
+        prices: (rows,), of any float type.
         lookback: prices in a window.
 
     Returns:
-        low, float64, and height, float32, both (rows - lookback + 1,); height is 1 where a window is flat.
+        low, of the prices' type, and height, float32, both (rows - lookback + 1,); height is 0 where a window is flat.
     """
-    rolling = pd.Series(prices).rolling(lookback)
-    low = rolling.min().to_numpy()[lookback - 1 :]
-    height = (rolling.max().to_numpy()[lookback - 1 :] - low).astype(np.float32)
-    height[height == 0] = 1
+    windows = len(prices) - lookback + 1
+    low, height = np.empty(windows, prices.dtype), np.empty(windows, np.float32)
+    for first in range(0, windows, _SCALED_AT_ONCE):
+        last = min(first + _SCALED_AT_ONCE, windows)
+        rolling = pd.Series(prices[first : last + lookback - 1].astype(np.float64)).rolling(lookback)
+        lowest = rolling.min().to_numpy()[lookback - 1 :]
+        low[first:last] = lowest
+        height[first:last] = rolling.max().to_numpy()[lookback - 1 :] - lowest
     return low, height
 
 
@@ -57,6 +64,9 @@ class TrainSequence(keras.utils.PyDataset):
     where position > 0, else 0 (sell). Every window is in exactly one batch of an epoch; the last batch
     may be smaller. Memory is that of the price series, whatever the lookback.
 
+    A window whose rows are of two segments is none: of two instruments (column `symbol`), or, where the frame is
+    indexed by time, on two sides of a gap longer than max_gap. A window is known by its start, its first row.
+
     Example:
         >>> sequence = TrainSequence(frame[["mid", "position"]], lookback_period=60, batch_size=32)
         >>> windows, labels = sequence[0]
@@ -64,27 +74,31 @@ class TrainSequence(keras.utils.PyDataset):
         ((32, 60), (32,))
 
     Args:
-        train_data: frame with columns `mid` (price) and `position` (-1, 0 or 1), a row a minute, in the
-            order of time.
-        lookback_period: prices in a window, the predicted minute included.
+        train_data: frame with columns `mid` (price) and `position` (-1, 0 or 1), a row a bar, in the order of time;
+            of several instruments one after the other, with a column `symbol`.
+        lookback_period: prices in a window, the predicted bar included.
         batch_size: windows in a batch.
         enable_shuffle: whether the windows are drawn in a random order, another in each epoch; else they
             come in the order of time.
         seed: of the shuffle; the order is a function of the seed and the epoch alone.
+        max_gap: longest time between two bars of a segment, such as `30min` or `4d`; `off`: any.
+        skip_flat: whether to leave out the windows whose prices are all the same, which say nothing.
         **kwargs: of `keras.utils.PyDataset`: workers, use_multiprocessing, max_queue_size.
 
     Attributes:
         lookback_period: as given; models are built from it.
         batch_size: as given.
         num_windows: windows in an epoch.
+        flat_windows: windows within one segment that are flat.
         prices: (rows,); float32 where that holds every price exactly, as it does most markets' ticks, which
             halves the memory that a window comes from and changes no window by a bit; else float64.
-        low: lowest price of each window, (num_windows,), of the same type.
-        height: highest minus lowest price of each, 1 where flat, float32, (num_windows,).
-        labels: label of each window, int64, (num_windows,).
+        low: lowest price of the lookback rows from each row on, (rows - lookback + 1,), of the same type.
+        height: highest minus lowest price of the same, 1 where flat, float32.
+        labels: label of the same, 1 or 0, int8.
+        start_type: of the starts: int32, or int64 where that is too short.
 
     Raises:
-        UserError: a column is missing, a value is not finite, or there are fewer rows than a window has.
+        UserError: a column is missing, a value is not finite, or there is no window.
     """
 
     def __init__(
@@ -94,6 +108,8 @@ class TrainSequence(keras.utils.PyDataset):
         batch_size: int = 32,
         enable_shuffle: bool = True,
         seed: int = 0,
+        max_gap: str = MAX_GAP,
+        skip_flat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -111,26 +127,54 @@ class TrainSequence(keras.utils.PyDataset):
                 f"{len(train_data):,} rows are fewer than the {lookback_period:,} of one window; "
                 "use more data or a smaller lookback"
             )
-        prices, positions = (train_data[name].to_numpy(np.float64) for name in ("mid", "position"))
+        prices, positions = (_numbers(train_data[name]) for name in ("mid", "position"))
         if not (np.isfinite(prices).all() and np.isfinite(positions).all()):
             raise UserError("train_data must hold finite numbers; mid or position has NaN or infinity")
         self.lookback_period = lookback_period
         self.batch_size = batch_size
-        short = prices.astype(np.float32)
-        self.prices = short if np.array_equal(short, prices) else np.ascontiguousarray(prices)
-        low, self.height = window_scales(prices, lookback_period)
-        self.low = low.astype(self.prices.dtype)
-        self.labels = (positions[lookback_period - 1 :] > 0).astype(np.int64)
-        self.num_windows = len(self.labels)
+        self.prices = _shortest(prices)
+        self.low, self.height = window_scales(self.prices, lookback_period)
+        self.labels = (positions[lookback_period - 1 :] > 0).astype(np.int8)
+        del prices, positions
+        valid = valid_starts(segment_bounds(train_data, max_gap), lookback_period)
+        if not valid.any():
+            raise UserError(
+                f"no segment of the {len(train_data):,} rows has the {lookback_period:,} of one window; use a longer "
+                f"max_gap than {max_gap}, or a smaller lookback"
+            )
+        flat = self.height == 0
+        self.height[flat] = 1
+        self.flat_windows = int(np.count_nonzero(flat & valid))
+        if skip_flat and self.flat_windows:
+            valid &= ~flat
+            if not valid.any():
+                raise UserError(
+                    f"every window of {lookback_period:,} prices is flat: the price never moves within one; "
+                    "use other prices or a larger lookback"
+                )
+        self.start_type = np.int32 if len(self.prices) <= _INT32_ROWS else np.int64
+        edges = np.flatnonzero(np.diff(valid, prepend=False, append=False))
+        self._runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))  # of valid starts
+        self.num_windows = sum(end - first for first, end in self._runs)
         self._shuffle, self._seed, self._epoch = enable_shuffle, seed, 0
-        self._order = self.order(0)
+        self._order: np.ndarray | None = None  # of the epoch, once a batch is asked for
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The start of every window, rising, (num_windows,)."""
+        starts = np.empty(self.num_windows, self.start_type)
+        filled = 0
+        for first, end in self._runs:
+            starts[filled : filled + end - first] = np.arange(first, end, dtype=starts.dtype)
+            filled += end - first
+        return starts
 
     def order(self, epoch: int) -> np.ndarray:
-        """Window indices in the order that an epoch (from 0) uses them: int32, (num_windows,)."""
-        indices = np.arange(self.num_windows, dtype=np.int32)
+        """The starts in the order that an epoch (from 0) uses them, (num_windows,)."""
+        starts = self.starts
         if self._shuffle:
-            np.random.default_rng([self._seed, epoch]).shuffle(indices)
-        return indices
+            np.random.default_rng([self._seed, epoch]).shuffle(starts)
+        return starts
 
     def windows(self, starts: np.ndarray) -> np.ndarray:
         """The normalised windows that begin at the given rows: float32, (len(starts), lookback_period)."""
@@ -143,6 +187,12 @@ class TrainSequence(keras.utils.PyDataset):
             )
         return result
 
+    def free_prices(self) -> None:
+        """Lets go of prices, scales and labels, once the devices have them; what orders the epochs is left."""
+        self.prices, self.low, self.height, self.labels = (
+            values[:0].copy() for values in (self.prices, self.low, self.height, self.labels)
+        )
+
     def __len__(self) -> int:
         return -(-self.num_windows // self.batch_size)
 
@@ -150,11 +200,25 @@ class TrainSequence(keras.utils.PyDataset):
         """Batch `index` of the epoch: windows float32 (batch, lookback_period), labels int64 (batch,)."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
+        if self._order is None:
+            self._order = self.order(self._epoch)
         first = index % len(self) * self.batch_size
         starts = self._order[first : first + self.batch_size]
-        return self.windows(starts), self.labels[starts]
+        return self.windows(starts), self.labels[starts].astype(np.int64)
 
     def on_epoch_end(self) -> None:
         self._epoch += 1
         if self._shuffle:
-            self._order = self.order(self._epoch)
+            self._order = None
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """A column's numbers, of its own type where a float64 holds that without a copy."""
+    values = column.to_numpy()
+    return values if values.dtype in (np.float32, np.float64, np.int8) else column.to_numpy(np.float64)
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """The values as float32 where that changes none, else as float64."""
+    short = values.astype(np.float32, copy=False)
+    return short if np.array_equal(short, values) else np.ascontiguousarray(values, np.float64)

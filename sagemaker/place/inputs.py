@@ -160,26 +160,33 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
-def sample_market(runs: Path, rows: int, *, write: bool) -> tuple[str, str]:
-    """A simulated market in a KYDB under the runs folder; written once, the same for every job.
+def sample_market(runs: Path, rows: int, instruments: int = 1, *, write: bool) -> tuple[str, str]:
+    """A simulated market, or several, in a KYDB under the runs folder; written once, the same for every job.
 
     Args:
         runs: the runs folder.
         rows: minutes.
+        instruments: how many markets.
         write: whether to make it where it is missing.
 
     Returns:
-        Its KYDB URL and key.
+        Its KYDB URL and key, which is a pattern where there are several.
     """
     url = f"files:/{runs.resolve() / 'kydb'}"
     key = f"/symbols/ml/training_data/SAMPLE_MARKET_{rows}"
+    folder = f"/symbols/ml/training_data/SAMPLE_{instruments}_MARKETS_{rows}"
     if write:
         import kydb
 
         from ml.data.sample_market import sample_market as simulated
+        from ml.data.sample_market import sample_universe
         from ml.timeseries import time_series
 
         db = kydb.connect(url)
-        if not db.exists(key):
+        if instruments == 1 and not db.exists(key):
             time_series(db, key).replace(simulated(rows=rows, seed=_SAMPLE_SEED))
-    return url, key
+        # The last one is written last: where it is, all are.
+        if instruments > 1 and not db.exists(f"{folder}/NOISE"):
+            for name, market in sample_universe(instruments, rows, _SAMPLE_SEED):
+                time_series(db, f"{folder}/{name}").replace(market)
+    return url, key if instruments == 1 else f"{folder}/*"

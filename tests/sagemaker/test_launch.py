@@ -218,6 +218,8 @@ def test_dry_run_prints_a_request_that_can_be_sent(launch):
     assert request["AlgorithmSpecification"]["MetricDefinitions"] == metric_definitions()
     assert json.loads(launch("train", *launch.stub, "--dry-run", "--json", "--name", "one")) == request
     assert "SAMPLE_MARKET_5000" in launch("train", "--sample-rows", 5000, "--dry-run")
+    universe = launch("train", "--sample-rows", 5000, "--sample-instruments", 3, "--dry-run")
+    assert "/symbols/ml/training_data/SAMPLE_3_MARKETS_5000/*" in universe
     assert not launch.runs.exists()
 
 

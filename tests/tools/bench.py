@@ -480,6 +480,19 @@ def times_of(lines, began: float, last: str | None = None) -> tuple[dict[str, fl
 
 
 @case
+def universe():
+    """A job on a year of minutes of each of 1, 10 and 100 instruments: seconds a bar, and memory (an hour)"""
+    from universe import cost
+
+    return {
+        f"{name}_of_{instruments}_instruments": value
+        for instruments in (1, 10, 100)
+        for name, value in cost(instruments).items()
+        if name in ("microseconds_a_bar", "seconds", "peak_memory_GiB")
+    }
+
+
+@case
 def whole_job_in_docker():
     """The same as a container of the image (make image), up to the first training steps"""
     if subprocess.run(["docker", "image", "inspect", "position-trainer"], capture_output=True, check=False).returncode:
@@ -590,7 +603,7 @@ def main() -> None:
         print(json.dumps(CASES[options.cases[0]]()))
         return
     results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "cases": {}}
-    for name in options.cases or [name for name in CASES if name != "learning_curves"]:
+    for name in options.cases or [name for name in CASES if name not in ("learning_curves", "universe")]:
         print(f"{name} ...", file=sys.stderr, flush=True)
         results["cases"][name] = run_case(name)
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from ml.digits import share
 from ml.files import write_whole
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap
+from ml.judge.instruments import Instrument
 from ml.judge.performance import block_of, measure
 from ml.judge.scores import ACCURACY, LOG_LOSS, Prediction, score
 from ml.learn.folds import split_by_time
@@ -179,7 +180,8 @@ def predictions(spans: Sequence[Span], names: Sequence[str], results: Path) -> I
         yield Prediction(name, probability, probability > 0.5)
     settings = Settings(spread=SPREAD)
     fitted = [
-        baselines(part.frame, part.first - PURGE, len(part.labels), settings, BAR) for part in map(stretch, spans)
+        baselines([Instrument(part.frame, part.first - PURGE, np.zeros(len(part.labels)))], settings, BAR)
+        for part in map(stretch, spans)
     ]
     for rules in zip(*fitted, strict=True):
         yield Prediction(
@@ -213,7 +215,8 @@ def print_table(spans: Sequence[Span], names: Sequence[str], results: Path) -> N
 def print_verdict(span: Span, results: Path) -> None:
     """Prints what a job would say of the shipped defaults on a stretch."""
     part = stretch(span)
-    found = measure(part.frame, part.first - PURGE, network(span, {}, results), Settings(spread=SPREAD), BAR)
+    judged = Instrument(part.frame, part.first - PURGE, network(span, {}, results))
+    found = measure([judged], Settings(spread=SPREAD), BAR)
     print(f"\n{found.verdict} {found.profit_verdict}")
 
 

@@ -66,11 +66,13 @@ class Choice:
         times: one column, or those of the day and of the time of day.
         prices: `mid`, `bid`, `ask`, `position` to the number of each that there is.
         problems: what is missing or not clear, each with the setting that mends it.
+        symbol: the column that names each row's instrument, where there is one.
     """
 
     times: list[int] = dataclasses.field(default_factory=list)
     prices: dict[str, int] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
+    symbol: int | None = None
 
 
 def chosen_columns(table: Table, how: Reading) -> Choice:
@@ -267,6 +269,9 @@ def _choose_prices(table: Table, how: Reading, choice: Choice) -> None:
                 "bid_column and ask_column"
             )
     choice.prices = {name: number for name, number in found.items() if number is not None}
+    symbols = [at for at, name in enumerate(table.names or []) if _plain(name) == "symbol"]
+    if len(symbols) == 1:
+        choice.symbol = symbols[0]
     position = [at for at, name in enumerate(table.names or []) if _plain(name) == "position"]
     if len(position) == 1:
         choice.prices["position"] = position[0]

@@ -29,7 +29,8 @@ _CLAIMS = (".csv", ".tsv", ".parquet", ".pq", ".feather", ".arrow", ".json", ".j
 class Part(NamedTuple):
     """The rows of one file between the dates, and how they were read.
 
-    `span` is of all its rows, in nanoseconds since 1970; None: it has none. The other fields are those of `Understood`.
+    `span` is of all its rows, in nanoseconds since 1970; None: it has none. `symbol` is the instrument that a column of
+    that name gives; empty: it has none. The other fields are those of `Understood`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Part(NamedTuple):
     rows_read: int
     mended: Mended
     span: tuple[int, int] | None
+    symbol: str = ""
 
 
 def claims_prices(name: str) -> bool:
@@ -95,8 +97,8 @@ def foreseen_in(content: Content) -> tuple[int, int]:
     return rows, rows * (_ROW_BYTES + _TEXT_BYTES)
 
 
-def file_part(content: Content, how: Reading, first: int | None, last: int | None, room: int) -> Part:
-    """The rows of a file between two times, checked.
+def file_parts(content: Content, how: Reading, first: int | None, last: int | None, room: int) -> list[Part]:
+    """The rows of a file between two times, checked; a part an instrument where a column `symbol` names several.
 
     Args:
         content: of a file or of an archive's member.
@@ -117,11 +119,13 @@ def file_part(content: Content, how: Reading, first: int | None, last: int | Non
     if choice.problems:
         raise _refused(content, choice.problems)
     numbers = list(dict.fromkeys([*choice.times, *choice.prices.values()]))
+    if choice.symbol is not None and choice.symbol not in numbers:
+        numbers.append(choice.symbol)
     columns = dict(zip(numbers, table.columns(numbers), strict=True))
     if not len(columns[numbers[0]]):
         if table.problems:
             raise _refused(content, table.problems)
-        return Part(content.name, pd.DataFrame(), form, names, "", "", 0, Mended(), None)
+        return [Part(content.name, pd.DataFrame(), form, names, "", "", 0, Mended(), None)]
     problems = list(table.problems)
     try:
         times = to_times([columns[number] for number in choice.times], how.time_format, how.timezone)
@@ -133,20 +137,46 @@ def file_part(content: Content, how: Reading, first: int | None, last: int | Non
     problems += wrong
     if problems:
         raise _refused(content, problems)
-    mended = Mended()
     moments = times.values if kept is None else times.values[kept]
-
-    def place(row: int) -> str:
-        where = table.place(int(row if kept is None else kept[row]))
-        return where if isinstance(table, TextTable) else f"{where} ({pd.Timestamp(int(moments[row]), tz='UTC')})"
-
-    rows = Rows(moments, with_mid(values), place, times.naive and how.timezone == "UTC")
-    frame, problems = settled(rows, mended, repeats=bool(how.resample))
-    if problems:
-        raise _refused(content, problems)
-    span = int(times.values.min()), int(times.values.max())
+    values = with_mid(values)
     zone = f"taken as {times.zone}" if times.naive and how.timezone == "UTC" else times.zone
-    return Part(content.name, frame, form, names, times.form, zone, len(moments), mended, span)
+
+    def part(symbol: str, rows: np.ndarray | None) -> Part:
+        def place(row: int) -> str:
+            row = int(row if rows is None else rows[row])
+            where = table.place(int(row if kept is None else kept[row]))
+            return where if isinstance(table, TextTable) else f"{where} ({pd.Timestamp(int(moments[row]), tz='UTC')})"
+
+        mended = Mended()
+        mine = moments if rows is None else moments[rows]
+        of_rows = values if rows is None else {name: column[rows] for name, column in values.items()}
+        of_one = Rows(mine, of_rows, place, times.naive and how.timezone == "UTC")
+        frame, problems = settled(of_one, mended, repeats=bool(how.resample))
+        if problems:
+            raise _refused(content, [f"{symbol}: {problem}" if rows is not None else problem for problem in problems])
+        span = int(times.values.min()), int(times.values.max())
+        return Part(content.name, frame, form, names, times.form, zone, len(mine), mended, span, symbol)
+
+    if choice.symbol is None or not len(moments):
+        return [part("", None)]
+    codes, symbols = _symbols(columns[choice.symbol], kept)
+    if not all(symbols):
+        row = int(np.argmin([bool(symbols[code]) for code in codes]))
+        where = table.place(row if kept is None else int(kept[row]))
+        raise _refused(content, [f"symbol is empty at {where}; name the instrument of every row, or drop the column"])
+    if len(symbols) == 1:
+        return [part(symbols[0], None)]
+    order = np.argsort(codes, kind="stable")  # the rows of each symbol, as they were
+    ends = np.searchsorted(codes[order], np.arange(len(symbols)), "right")
+    return [part(symbol, rows) for symbol, rows in zip(symbols, np.split(order, ends[:-1]), strict=True)]
+
+
+def _symbols(column, kept: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+    """The rows' symbols as numbers, and the names of those."""
+    table = pd.factorize(pd.Series(column.to_pandas()).astype("string").fillna("").str.strip())
+    codes, names = table[0] if kept is None else table[0][kept], [str(name) for name in table[1]]
+    used, codes = np.unique(codes, return_inverse=True)
+    return codes, [names[code] for code in used]
 
 
 def _refused(content: Content, problems: list[str]) -> UserError:

@@ -1,15 +1,17 @@
 """Where prices come from: a key in KYDB, or the files of a channel."""
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ml.data.columns import Reading
-from ml.data.formats import NO_LIMIT, Part, bounded, claims_prices, file_part, foreseen_in
+from ml.data.formats import NO_LIMIT, Part, bounded, claims_prices, file_parts, foreseen_in
 from ml.data.history import bounds, checked
 from ml.data.listing import ChannelFile, Listing, list_channel
 from ml.data.rows import Mended
@@ -144,7 +146,33 @@ def read_files(
     Raises:
         UserError: one cannot be read, or together they are no price history.
     """
-    how = how or Reading()
+    read = read_parts(listing, start, end, how, source=source, room=room, say=say)
+    return history_of(read.parts, read, how or Reading(), source)
+
+
+class PartsRead(NamedTuple):
+    """The rows of a channel's files, the file that each part was read from, and the names of the others with why."""
+
+    parts: list[Part]
+    files: dict[str, ChannelFile]
+    left_out: list[str]
+
+
+def read_parts(
+    listing: Listing,
+    start=None,
+    end=None,
+    how: Reading | None = None,
+    *,
+    source: str,
+    room: int = NO_LIMIT,
+    say: Callable[[str], None] = print,
+) -> PartsRead:
+    """The rows of files, not yet put together; the arguments are those of `read_files`.
+
+    Raises:
+        UserError: there is no file with prices, or what is wrong with all of them.
+    """
     rows, size = foreseen(listing.files)
     if size > room:
         raise UserError(
@@ -153,21 +181,37 @@ def read_files(
         )
     left_out = list(listing.left_out)
     try:
-        parts = _parts(listing.files, how, bounds(start, end), room, left_out, say)
+        parts = _parts(listing.files, how or Reading(), bounds(start, end), room, left_out, say)
     except UserError as error:
         raise UserError(f"{source}, {error}") from None
     if not parts:
         found = ", ".join(left_out[:_FOUND]) or "nothing"
         raise UserError(f"{source} has no price files: it must hold CSV, Parquet, Feather or JSON files, found {found}")
-    understood = _together([part for _, part in parts], source)
-    understood.left_out = left_out
+    return PartsRead([part for _, part in parts], {part.name: file for file, part in parts}, left_out)
+
+
+def history_of(parts: list[Part], read: PartsRead, how: Reading, source: str) -> History:
+    """One instrument's history.
+
+    Args:
+        parts: its rows; the list is emptied.
+        read: all that was read with them.
+        how: what the settings say about them.
+        source: what they are called together, for messages.
+
+    Raises:
+        UserError: together they are no price history.
+    """
+    understood = _together(parts, source)
+    understood.left_out = read.left_out
     understood.files = [
         {"name": file.name, "bytes": file.path.stat().st_size, "sha256": _sha256(file.path)}
-        for file in dict.fromkeys(file for file, _ in parts)
+        for file in dict.fromkeys(read.files[part.name] for part in parts)
     ]
-    frame = joined([part for _, part in parts], source, understood.mended, repeats=bool(how.resample))
+    frame = joined(parts, source, understood.mended, repeats=bool(how.resample))
     if not len(frame):
-        raise UserError(f"{understood.source} {_why_empty([part for _, part in parts], understood.mended)}")
+        raise UserError(f"{understood.source} {_why_empty(parts, understood.mended)}")
+    parts.clear()
     return finished(frame, understood, how.resample)
 
 
@@ -192,7 +236,7 @@ def _parts(
         try:
             for content in contents(file.name, file.path):
                 try:
-                    parts.append((file, file_part(content, how, *span, room)))
+                    parts.extend((file, part) for part in file_parts(content, how, *span, room))
                 except NoTable as error:
                     if claims_prices(content.name):
                         raise UserError(f"{content.name} cannot be read: {error}") from None
@@ -313,6 +357,7 @@ def _without_repeats(before: pd.DataFrame, earlier: str, part: Part, source: str
     return frame.iloc[count:]
 
 
+@functools.lru_cache(1)  # of several instruments in one file
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -137,13 +137,12 @@ def resampled(frame: pd.DataFrame, bar: pd.Timedelta) -> pd.DataFrame:
     return frame.iloc[last].set_axis(index)
 
 
-def one_label(history: pd.DataFrame) -> str:
-    """Why a labelled history has nothing to tell apart; empty where it has both classes."""
-    buys = int((history["position"].to_numpy() > 0).sum())
-    if 0 < buys < len(history):
+def one_label(rows: int, buys: int) -> str:
+    """Why labelled rows have nothing to tell apart; empty where they have both classes."""
+    if 0 < buys < rows:
         return ""
     return (
-        f"all {len(history):,} rows are labelled {'buy' if buys else 'sell'}, and there is nothing to tell apart; use "
+        f"all {rows:,} rows are labelled {'buy' if buys else 'sell'}, and there is nothing to tell apart; use "
         "more data, a longer horizon or a smaller spread"
     )
 

@@ -1,5 +1,7 @@
 """Bars: how long they are, and what they are called on pages and in sentences."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -49,16 +51,21 @@ def bars_a_day(bar: pd.Timedelta) -> int:
     return max(1, round(DAY / bar))
 
 
-def missing_bars(index: pd.Index, bar: pd.Timedelta) -> str:
-    """How many bars a history lacks between its first and its last, in words."""
-    missing = _steps(index) // bar.value - 1
-    gaps = int((missing > 0).sum())
-    if not gaps:
+def missing_bars(indexes: Sequence[pd.Index], bar: pd.Timedelta) -> str:
+    """How many bars histories lack between their first and their last, in words."""
+    total = gaps = longest = 0
+    after = None
+    for index in indexes:
+        missing = _steps(index) // bar.value - 1
+        found = missing[missing > 0]
+        total, gaps = total + int(found.sum()), gaps + len(found)
+        if len(found) and found.max() > longest:
+            longest, after = int(found.max()), index[int(np.argmax(missing))]
+    if after is None:
         return "none"
-    longest = int(np.argmax(missing))
     return (
-        f"{counted(int(missing[missing > 0].sum()), bar)} in {gaps:,} gap{'s' if gaps > 1 else ''}, the longest "
-        f"{int(missing[longest]):,} after {index[longest]:{moment_format(bar)}}"
+        f"{counted(total, bar)} in {gaps:,} gap{'s' if gaps > 1 else ''}, the longest {longest:,} after "
+        f"{after:{moment_format(bar)}}"
     )
 
 

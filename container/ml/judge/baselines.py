@@ -4,7 +4,8 @@ They are fitted on the training rows alone and predict every held-out row. Each 
 labels that were known by then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import scipy.optimize
 import scipy.special
 
 from ml.judge.bars import counted
+from ml.judge.instruments import Instrument, rows_with_window
 from ml.judge.scores import Prediction
 from ml.settings import Settings
 
@@ -22,53 +24,110 @@ _FITTED_WINDOWS = 50_000
 _RIDGE = 1e-3
 
 
-def baselines(
-    history: pd.DataFrame, training: int, predicted: int, settings: Settings, bar: pd.Timedelta
-) -> list[Prediction]:
-    """What simple rules, fitted on the training rows, say about the last rows.
+class _Rows(NamedTuple):
+    """An instrument's rows as the rules see them: prices and labels of all, and which are fitted on and predicted.
+
+    Attributes:
+        prices: mid, (rows,).
+        buys: labels, bool, (rows,).
+        low: lowest of the last `lookback` prices, (rows,).
+        high: highest of them, (rows,).
+        fitted: training rows, but those whose window is flat, bool, (rows,).
+        fitted_windows: those of them at which a window of one segment ends, by number.
+        predicted: rows to predict, by number.
+    """
+
+    prices: np.ndarray
+    buys: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    fitted: np.ndarray
+    fitted_windows: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def of(cls, instrument: Instrument, settings: Settings) -> "_Rows":
+        history = instrument.history
+        prices = history["mid"].to_numpy(np.float64)
+        low, high = extremes(prices, settings.lookback)
+        whole, moves = rows_with_window(history, low, high, settings.lookback, settings.max_gap)
+        training = np.arange(len(prices)) < instrument.training
+        return cls(
+            prices,
+            history["position"].to_numpy() > 0,
+            low,
+            high,
+            training & (moves | ~whole),
+            np.flatnonzero(training & moves),
+            instrument.predicted,
+        )
+
+
+_Saying = Callable[[_Rows], np.ndarray]  # what a rule says about every row of an instrument, bool
+
+
+def baselines(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timedelta) -> list[Prediction]:
+    """What simple rules, fitted on the training rows of all instruments, say about the rows that a model predicts.
 
     Args:
-        history: mid and position; it ends with the rows to predict.
-        training: rows at its beginning to fit on.
-        predicted: rows at its end to predict.
-        settings: lookback, horizon.
+        instruments: their histories, the rows to fit on and those to predict.
+        settings: lookback, horizon, max_gap.
         bar: length of a bar, for the rules' names.
+
+    Returns:
+        Of each rule its prediction of `Instrument.predicted`, instrument after instrument.
     """
-    prices, buys = history["mid"].to_numpy(), history["position"].to_numpy() > 0
-    fitted = buys[:training]
+    rows = [_Rows.of(instrument, settings) for instrument in instruments]
+    fitted = sum(int(np.count_nonzero(each.fitted)) for each in rows)
+    bought = sum(int(np.count_nonzero(each.buys & each.fitted)) for each in rows)
 
-    def best_of(name: str, says_of: Callable[[int], np.ndarray]) -> Prediction:
-        right = {bars: float(np.mean(says_of(bars)[:training] == fitted)) for bars in _RULE_BARS}
+    def best_of(name: str, says_of: Callable[[int], _Saying]) -> Prediction:
+        right = {bars: _right(says_of(bars), rows) for bars in _RULE_BARS}
         bars = max(right, key=lambda bars: right[bars])
-        return _rule(f"{name} of {counted(bars, bar)}", says_of(bars), fitted, predicted)
+        return _rule(f"{name} of {counted(bars, bar)}", says_of(bars), rows)
 
-    # A position needs the prices of the next `horizon` rows, so the last known one is that old.
-    persisting = np.concatenate([np.zeros(min(settings.horizon, len(buys)), bool), buys[: -settings.horizon]])
+    def range_rule(bars: int) -> _Saying:
+        return lambda each: each.prices > sum(extremes(each.prices, bars)) / 2
+
+    def momentum(bars: int) -> _Saying:
+        return lambda each: each.prices > _earlier(each.prices, bars)
+
+    def persisting(each: _Rows) -> np.ndarray:
+        # A position needs the prices of the next `horizon` rows, so the last known one is that old.
+        unknown = np.zeros(min(settings.horizon, len(each.buys)), bool)
+        return np.concatenate([unknown, each.buys[: -settings.horizon]])
+
     return [
-        _rule("majority", np.full(len(buys), 2 * fitted.sum() >= training), fitted, predicted),
-        _rule("last known position", persisting, fitted, predicted),
-        best_of("range rule", lambda bars: prices > sum(extremes(prices, bars)) / 2),
-        best_of("momentum", lambda bars: prices > _earlier(prices, bars)),
-        _regression(prices, buys, training, predicted, settings.lookback),
+        _rule("majority", lambda each: np.full(len(each.buys), 2 * bought >= fitted), rows),
+        _rule("last known position", persisting, rows),
+        best_of("range rule", range_rule),
+        best_of("momentum", momentum),
+        _regression(rows, settings.lookback),
     ]
 
 
-def _rule(name: str, says_buy: np.ndarray, fitted: np.ndarray, predicted: int) -> Prediction:
-    """A rule's prediction of the last rows.
+def _right(says_buy: _Saying, rows: Sequence[_Rows]) -> int:
+    """How many fitted rows a rule is right about."""
+    return sum(int(np.count_nonzero((says_buy(each) == each.buys) & each.fitted)) for each in rows)
+
+
+def _rule(name: str, says_buy: _Saying, rows: Sequence[_Rows]) -> Prediction:
+    """A rule's prediction.
 
     Its probability is the share of buys among the training rows where it said the same, with one buy and one sell
     added, so that no probability is 0 or 1.
-
-    Args:
-        name: for the reader.
-        says_buy: what the rule says about every row, bool.
-        fitted: the labels of the training rows, bool.
-        predicted: rows at the end to predict.
     """
-    said = says_buy[: len(fitted)]
-    no, yes = ((fitted[said == answer].sum() + 1) / ((said == answer).sum() + 2) for answer in (False, True))
-    last = says_buy[len(says_buy) - predicted :]
-    return Prediction(name, np.where(last, yes, no), last)
+    bought, said, answers = np.zeros(2), np.zeros(2), []
+    for each in rows:
+        says = says_buy(each)
+        for answer in (0, 1):
+            same = (says == answer) & each.fitted
+            said[answer] += np.count_nonzero(same)
+            bought[answer] += np.count_nonzero(same & each.buys)
+        answers.append(says[each.predicted])
+    no, yes = (bought + 1) / (said + 2)
+    buy = np.concatenate(answers)
+    return Prediction(name, np.where(buy, yes, no), buy)
 
 
 def extremes(prices: np.ndarray, bars: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,21 +141,33 @@ def _earlier(prices: np.ndarray, bars: int) -> np.ndarray:
     return prices[np.maximum(np.arange(len(prices)) - bars, 0)]
 
 
-def _regression(prices: np.ndarray, buys: np.ndarray, training: int, predicted: int, lookback: int) -> Prediction:
+def _regression(rows: Sequence[_Rows], lookback: int) -> Prediction:
     """Logistic regression with a ridge on the normalised window, thinned to evenly spaced prices."""
-    low, high = extremes(prices, lookback)
-    height = np.where(high > low, high - low, 1)
     back = np.unique(np.linspace(0, lookback - 1, min(lookback, _REGRESSORS)).round().astype(np.int64))
 
-    def regressors(rows):
-        scaled = (prices[rows[:, None] - back] - low[rows, None]) / height[rows, None]
-        return np.column_stack([scaled - 0.5, np.ones(len(rows))]).astype(np.float32)
+    def regressors(each: _Rows, at: np.ndarray) -> np.ndarray:
+        low, high = each.low[at, None], each.high[at, None]
+        scaled = (each.prices[at[:, None] - back] - low) / np.where(high > low, high - low, 1)
+        return np.column_stack([scaled - 0.5, np.ones(len(at))]).astype(np.float32)
 
-    rows = np.linspace(lookback - 1, training - 1, min(training - lookback + 1, _FITTED_WINDOWS)).astype(np.int64)
-    weights = _logistic_weights(regressors(rows), np.where(buys[rows], 1.0, -1.0))
-    last = np.arange(len(prices) - predicted, len(prices))
-    parts = np.array_split(last, -(-len(last) // _FITTED_WINDOWS))  # the regressors of all rows would fill the memory
-    probability = np.concatenate([scipy.special.expit(regressors(part) @ weights) for part in parts])
+    ends = np.cumsum([len(each.fitted_windows) for each in rows])
+    first, last = lookback - 1, lookback - 2 + ends[-1]  # evenly drawn from all windows, one instrument after the other
+    drawn = np.linspace(first, last, min(ends[-1], _FITTED_WINDOWS)).astype(np.int64) - first
+    fitted = [
+        (each, each.fitted_windows[drawn[(drawn >= end - len(each.fitted_windows)) & (drawn < end)] - end])
+        for each, end in zip(rows, ends, strict=True)
+    ]
+    weights = _logistic_weights(
+        np.concatenate([regressors(each, at) for each, at in fitted]),
+        np.concatenate([np.where(each.buys[at], 1.0, -1.0) for each, at in fitted]),
+    )
+    parts = [  # the regressors of all rows would fill the memory
+        (each, at)
+        for each in rows
+        if len(each.predicted)
+        for at in np.array_split(each.predicted, -(-len(each.predicted) // _FITTED_WINDOWS))
+    ]
+    probability = np.concatenate([scipy.special.expit(regressors(each, at) @ weights) for each, at in parts])
     return Prediction("logistic regression", probability, probability > 0.5)
 
 

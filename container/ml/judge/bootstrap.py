@@ -7,6 +7,7 @@ Every score is a function of sums over rows. Sums are kept per cell (a small run
 reweights cells, and its cost does not grow with the rows.
 """
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -31,19 +32,23 @@ class Estimate(NamedTuple):
 class Bootstrap:
     """The held-out rows as they are, and a thousand resamples of them in blocks.
 
+    Blocks are stretches of time: instruments move together, so a resample draws the same stretches of all.
     Statistics are arrays (1 + resamples,): first that of the rows as they are, then that of each resample.
 
     Args:
-        rows: held-out rows.
-        block: rows of a block.
+        moments: held-out moments; of one instrument, rows.
+        block: moments of a block.
+
+    Attributes:
+        rows: rows that statistics are of; one a moment, until `at` says otherwise.
     """
 
-    def __init__(self, rows: int, block: int):
-        self.rows, self.block = rows, block
-        width = max(-(-block // _CELLS_PER_BLOCK), -(-rows // _MOST_CELLS))
-        self._cell = np.arange(rows) // width
+    def __init__(self, moments: int, block: int):
+        self.rows, self.block = moments, block
+        width = max(-(-block // _CELLS_PER_BLOCK), -(-moments // _MOST_CELLS))
+        self._cell = np.arange(moments) // width
         self._cells = int(self._cell[-1]) + 1
-        self._blocks = rows / block
+        self._blocks = moments / block
         length = -(-block // width)
         drawn = -(-self._cells // length)
         begins = np.random.default_rng(0).integers(self._cells, size=(_RESAMPLES, drawn))
@@ -57,6 +62,12 @@ class Bootstrap:
     def has_intervals(self) -> bool:
         """Whether there are blocks enough for intervals."""
         return self._blocks >= LEAST_BLOCKS
+
+    def at(self, moments: np.ndarray) -> "Bootstrap":
+        """The same resamples for rows of the given moments, by number from 0, (rows,)."""
+        other = copy.copy(self)
+        other.rows, other._cell = len(moments), self._cell[moments]
+        return other
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sums of values (rows,): (1 + resamples,)."""

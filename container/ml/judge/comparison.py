@@ -51,7 +51,9 @@ class Comparison(NamedTuple):
         return bool(self.difference.low <= 0)
 
 
-def compared(new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int, share: float) -> Comparison:
+def compared(
+    new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int, share: float, times: np.ndarray | None = None
+) -> Comparison:
     """Compares the probabilities of buy of two models.
 
     Args:
@@ -60,8 +62,10 @@ def compared(new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int, s
         labels: (rows,), whether buy was right.
         block: rows of a block of the bootstrap, longer than what a label looks ahead.
         share: of buys among the training rows.
+        times: of the rows, (rows,), where they are of several instruments.
     """
-    bootstrap = Bootstrap(len(labels), block)
+    moments = np.arange(len(labels)) if times is None else np.unique(times, return_inverse=True)[1]
+    bootstrap = Bootstrap(int(moments.max()) + 1, block).at(moments)
     always = np.full(len(labels), share)
     losses = [_log_losses(np.asarray(each, np.float64), labels) for each in (new, old, always)]
     means = [float(each.mean()) for each in losses[:2]]

@@ -3,12 +3,18 @@
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml.errors import one_line
+import numpy as np
+
+from ml.errors import UserError, one_line
 from ml.log import say
 from ml.metrics import performance_line
+from ml.segments import instrument_slices
 from ml.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.judge.instruments import Instrument
 
 
 def judge_models(
@@ -35,14 +41,14 @@ def judge_models(
 
         bar = bar_length(folds[-1].history.index)
         performances = [
-            measure(fold.history, len(fold.train_rows), probability, settings, bar)
-            for fold, probability in zip(folds, [*outcome.probabilities, outcome.kept.predict()], strict=True)
+            measure(instruments_of(fold, predicted), settings, bar)
+            for fold, predicted in zip(folds, [*outcome.predicted, outcome.kept.predict()], strict=True)
         ]
         table = [
             fold_row(
                 fold.number,
-                len(fold.train_rows),
-                fold.validation_rows,
+                fold.counts,
+                fold.validation_rows.index,
                 result.best_epoch,
                 result.history[result.best_epoch - 1],
                 performance,
@@ -61,3 +67,32 @@ def judge_models(
     except Exception as error:
         traceback.print_exc()
         say(f"NO REPORT: {one_line(error)}; the model is whole")
+
+
+def instruments_of(fold, predicted: tuple[np.ndarray, np.ndarray]) -> "list[Instrument]":
+    """Each instrument's rows up to the last one that is validated, and what a fold's model predicts there.
+
+    Raises:
+        UserError: a prediction is no number.
+    """
+    from ml.judge.instruments import Instrument
+    from ml.judge.performance import DIVERGED
+
+    rows, probability = predicted
+    if not np.isfinite(probability).all():
+        raise UserError(DIVERGED)
+    of_rows = np.full(fold.counts[1], np.nan, np.float32)
+    of_rows[rows] = probability
+    found, first = [], 0
+    for (name, whole), trained, held_out in zip(instrument_slices(fold.prices).items(), *fold.parts, strict=True):
+        count = held_out.stop - held_out.start
+        found.append(
+            Instrument(
+                fold.prices.iloc[whole.start : held_out.stop],
+                trained.stop - trained.start,
+                of_rows[first : first + count],
+                name,
+            )
+        )
+        first += count
+    return found

@@ -17,13 +17,15 @@ from ml.errors import UserError
 from ml.judge.bars import bars_a_day
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
+from ml.judge.held_out import MODEL, Held, InstrumentScore, instrument_scores, profits_of_moments
+from ml.judge.instruments import Instrument
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS, Prediction, calibration_curve, score
-from ml.judge.trading import positions, profit, trading_result
+from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, trading_result
 from ml.judge.verdict import accuracy_verdict, profit_verdict
 from ml.metrics import METRICS, rounded
 from ml.settings import Settings
 
-MODEL, HOLDING, OPTIMAL = "model", "holding", "optimal position"
+DIVERGED = "the model's probabilities are not numbers: the training diverged; lower learning_rate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Performance:
     """What a model came to on held-out rows.
 
     Attributes:
-        frame: the rows, indexed by `dt`: mid, optimal_position, probability, prediction (+1 long, -1 short).
+        frame: the rows from each instrument's first prediction on, indexed by `dt`: mid, optimal_position,
+            probability, prediction (+1 long, -1 short), both nan where there is none, and symbol where there are
+            several instruments.
         bar: length of a row's bar.
-        block: rows of a block of the bootstrap.
+        block: bars of a block of the bootstrap.
         scores: of the model and each rule, by name: accuracy, log_loss, brier, ece, auc.
         gains: the model's scores minus each rule's, paired, by the rule's name.
         best_baseline: the rule with the highest accuracy on these rows.
@@ -41,9 +45,12 @@ class Performance:
         calibration: of the model: columns probability, share, rows; a row for each bin that has any.
         trading: of the model, the best rule, holding and the optimal position, by name: pnl, sharpe,
             max_drawdown, turnover.
-        curves: their profit so far, columns by name, indexed as frame.
+        curves: their profit so far, columns by name, a row for each moment of frame.
         verdict: what the accuracy says, one sentence.
         profit_verdict: what the profit says, one sentence.
+        unit: of profits: price units, or of several instruments basis points of the price, summed over them.
+        instruments: where there are several, what the model came to in each.
+        unjudged: names of those without a prediction.
     """
 
     frame: pd.DataFrame
@@ -58,6 +65,9 @@ class Performance:
     curves: pd.DataFrame
     verdict: str
     profit_verdict: str
+    unit: str = PRICE_UNITS
+    instruments: list[InstrumentScore] = dataclasses.field(default_factory=list)
+    unjudged: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -90,8 +100,8 @@ class Performance:
                 "profit_verdict": self.profit_verdict,
                 "best_baseline": self.best_baseline,
                 "rows": len(self.frame),
-                "first": str(self.frame.index[0]),
-                "last": str(self.frame.index[-1]),
+                "first": str(self.frame.index.min()),
+                "last": str(self.frame.index.max()),
                 "confidence": CONFIDENCE,
                 "bar_seconds": self.bar / pd.Timedelta(seconds=1),
                 "block_bars": self.block,
@@ -101,33 +111,37 @@ class Performance:
                 "confusion": self.confusion,
                 "calibration": self.calibration.to_dict("list"),
                 "trading": self.trading,
+                "profit_unit": self.unit,
             }
+            | ({"instruments": [each._asdict() for each in self.instruments]} if self.instruments else {})
+            | ({"instruments_without_prediction": self.unjudged} if self.unjudged else {})
         )
 
 
-def measure(
-    history: pd.DataFrame, training: int, probability: np.ndarray, settings: Settings, bar: pd.Timedelta
-) -> Performance:
-    """What predictions of the last rows of a history are worth.
+def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timedelta) -> Performance:
+    """What predictions of the last rows of histories are worth.
 
     Args:
-        history: mid and position, bid and ask where known; it ends with the rows predicted.
-        training: rows at its beginning that the model was trained on; rules are fitted on the same.
-        probability: of buy, (rows,), of the last rows of the history.
-        settings: lookback, horizon, spread, threshold.
+        instruments: the histories, each with a model's probabilities for its last rows.
+        settings: lookback, horizon, max_gap, spread, threshold.
         bar: length of a bar (`ml.judge.bars.bar_length`).
 
     Raises:
-        UserError: a probability is no number.
+        UserError: there is no probability, or one that is no number.
     """
-    if not np.isfinite(probability).all():
-        raise UserError("the model's probabilities are not numbers: the training diverged; lower learning_rate")
-    rows = history.iloc[len(history) - len(probability) :]
-    labels = rows["position"].to_numpy() > 0
-    probability = np.asarray(probability, np.float64)
+    held = [Held.of(instrument, settings) for instrument in instruments if np.isfinite(instrument.probability).any()]
+    if not held:
+        raise UserError(DIVERGED)
+    probability = np.concatenate([each.probability for each in held])
+    labels = np.concatenate([each.labels for each in held])
     model = Prediction(MODEL, probability, probability > 0.5)
-    rules = baselines(history, training, len(probability), settings, bar)
-    bootstrap = Bootstrap(len(rows), block_of(settings.horizon, bar))
+    rules = baselines(instruments, settings, bar)
+    times, moments = np.unique(np.concatenate([each.times for each in held]), return_inverse=True)
+    moments = np.split(moments, np.cumsum([len(each.times) for each in held])[:-1])
+    by_moment = Bootstrap(len(times), block_of(settings.horizon, bar))
+    bootstrap = by_moment.at(
+        np.concatenate([moment[each.predicted] for moment, each in zip(moments, held, strict=True)])
+    )
     scored = {each.name: score(each, labels, bootstrap) for each in (model, *rules)}
     best = max(rules, key=lambda rule: scored[rule.name][ACCURACY][0])
     gains = {
@@ -138,16 +152,17 @@ def measure(
         said: {name: bootstrap.estimate(drawn, least=0) for name, drawn in of_one.items()}
         for said, of_one in scored.items()
     }
-    trading, curves = _followed(model, best, rows, settings, bootstrap, bar)
+    followed = [
+        each.followed(model_says, best_says, settings.threshold)
+        for each, model_says, best_says in zip(held, *(_parts(said, held) for said in (model, best)), strict=True)
+    ]
+    several = len(instruments) > 1
+    unit = BASIS_POINTS if several else PRICE_UNITS
+    profits = profits_of_moments(followed, moments, times, unit)
+    traded = {name: sum(each.traded[name] for each in followed) for name in followed[0].traded}
+    trading = {str(name): trading_result(profits[name], traded[name], by_moment, bar) for name in traded}
     return Performance(
-        frame=pd.DataFrame(
-            {
-                "mid": rows["mid"],
-                "optimal_position": rows["position"].to_numpy(),
-                "probability": probability,
-                "prediction": np.where(model.buy, 1.0, -1.0),
-            }
-        ),
+        frame=pd.concat([each.frame(several) for each in held]),
         bar=bar,
         block=bootstrap.block,
         scores=scores,
@@ -156,33 +171,35 @@ def measure(
         confusion=_confusion(labels, model.buy),
         calibration=calibration_curve(probability, labels),
         trading=trading,
-        curves=curves,
+        curves=profits.cumsum(),
         verdict=accuracy_verdict(
-            scores[MODEL][ACCURACY], scores[best.name][ACCURACY], gains[best.name][ACCURACY], best.name, bootstrap, bar
+            scores[MODEL][ACCURACY],
+            scores[best.name][ACCURACY],
+            gains[best.name][ACCURACY],
+            best.name,
+            bootstrap,
+            bar,
+            len(held) if several else 0,
         ),
-        profit_verdict=profit_verdict(trading[MODEL]["pnl"], bootstrap, bar),
+        profit_verdict=profit_verdict(trading[MODEL]["pnl"], bootstrap, bar, unit),
+        unit=unit,
+        instruments=instrument_scores(held, followed, moments, by_moment, _parts(best, held)) if several else [],
+        unjudged=[each.name for each in instruments if not np.isfinite(each.probability).any()],
     )
+
+
+def _parts(prediction: Prediction, held: Sequence[Held]) -> list[Prediction]:
+    """A prediction of all instruments as those of each."""
+    ends = np.cumsum([len(each.probability) for each in held])[:-1]
+    return [
+        Prediction(prediction.name, probability, buy)
+        for probability, buy in zip(np.split(prediction.probability, ends), np.split(prediction.buy, ends), strict=True)
+    ]
 
 
 def block_of(horizon: int, bar: pd.Timedelta) -> int:
     """Rows of a block of the bootstrap: a day, or four times what a label looks ahead where that is longer."""
     return max(bars_a_day(bar), 4 * horizon)
-
-
-def _followed(model: Prediction, best: Prediction, rows: pd.DataFrame, settings: Settings, bootstrap, bar):
-    """What following the model, the best rule, holding and the optimal position came to, and their profit so far."""
-    spread = (rows["ask"] - rows["bid"]).to_numpy() if "bid" in rows else np.full(len(rows), settings.spread)
-    held = {
-        MODEL: positions(model, settings.threshold),
-        best.name: np.where(best.buy, 1.0, -1.0),
-        HOLDING: np.ones(len(rows)),
-        OPTIMAL: rows["position"].to_numpy(),
-    }
-    profits = pd.DataFrame(
-        {name: profit(position, rows["mid"].to_numpy(), spread) for name, position in held.items()}, rows.index
-    )
-    trading = {name: trading_result(position, profits[name], bootstrap, bar) for name, position in held.items()}
-    return trading, profits.cumsum()
 
 
 def _confusion(labels: np.ndarray, says_buy: np.ndarray) -> dict[str, int]:
@@ -195,8 +212,8 @@ def _confusion(labels: np.ndarray, says_buy: np.ndarray) -> dict[str, int]:
 
 def fold_row(
     number: int,
-    train_rows: int,
-    validation_rows: pd.DataFrame,
+    rows: tuple[int, int],
+    times: pd.Index,
     best_epoch: int,
     kept: Mapping[str, float],
     performance: Performance,
@@ -205,18 +222,18 @@ def fold_row(
 
     Args:
         number: of the fold, from 1.
-        train_rows: how many it was trained on.
-        validation_rows: its held-out rows.
+        rows: how many it was trained on, and how many were held out.
+        times: of its held-out rows.
         best_epoch: the epoch kept, from 1.
         kept: that epoch's metrics.
         performance: of its model.
     """
     return {
         "fold": number,
-        "train_rows": train_rows,
-        "validation_rows": len(validation_rows),
-        "first": str(validation_rows.index[0]),
-        "last": str(validation_rows.index[-1]),
+        "train_rows": rows[0],
+        "validation_rows": rows[1],
+        "first": str(times.min()),
+        "last": str(times.max()),
         "best_epoch": best_epoch,
         **{name: kept[name] for name in (metrics.VAL_LOSS, metrics.VAL_ACCURACY)},
         **performance.metrics,

@@ -17,15 +17,19 @@ from ml.digits import amount, amounts, share
 from ml.files import write_whole
 from ml.judge.bars import DAY, bars_of, counted, missing_bars, moment_format
 from ml.judge.bootstrap import Estimate
-from ml.judge.performance import HOLDING, MODEL, OPTIMAL, Performance
+from ml.judge.held_out import HOLDING, MODEL, OPTIMAL, InstrumentScore
+from ml.judge.performance import Performance
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS
 from ml.metrics import METRICS
 from ml.page import BLUE, GREEN, GREY, ORANGE, chart, date_ticks, legend, number_ticks, plain, rendered
+from ml.segments import instrument_slices
 
 PAGE, POSITIONS = "report.html", "positions.parquet"
 
 _DOTS_PER_INCH = 220
 _STRETCHES, _STRETCH = 4, 4320  # how many are drawn, and their bars: three days of minutes
+_MOST_ROWS = 20  # of the table of instruments: with more, the first and the last ones are shown, the rest is folded
+_NAME = 20  # characters of an instrument's name on a picture
 _POINTS = 2000  # of a curve: more cannot be seen
 _SCORES = {LOG_LOSS: "log-loss", BRIER: "Brier score", ECE: "calibration error", AUC: "ROC AUC"}
 _FOLD_COLUMNS = {
@@ -92,7 +96,6 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
         Path(__file__).parent / "report.html",
         {
             "record": record,
-            "history": history,
             "performance": performance,
             "pictures": pictures,
             "names": [MODEL, *others],
@@ -100,9 +103,16 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "scores": _SCORES,
             "threshold": record["settings"]["threshold"],
             "folds": _fold_table(metrics["folds"], bar),
+            "instruments": _instrument_rows(performance.instruments),
+            "most_rows": _MOST_ROWS,
+            "scored_rows": int(performance.frame["probability"].notna().sum()),
+            "first": history.index.min(),
+            "last": history.index.max(),
+            "held_from": performance.frame.index.min(),
+            "held_to": performance.frame.index.max(),
             "bars": bars_of(bar),
             "sharpe_known": not np.isnan(performance.trading[MODEL]["sharpe"]),
-            "missing": missing_bars(history.index, bar),
+            "missing": missing_bars([history.index[rows] for rows in instrument_slices(history).values()], bar),
         },
         {
             "number": "{:,}".format,
@@ -113,6 +123,23 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "profit": lambda estimate: _with_interval(estimate, amounts(estimate)),
         },
     )
+
+
+def _instrument_rows(instruments: Sequence[InstrumentScore]) -> list[list]:
+    """A row of the table for each instrument: its name, its rows, scores and profits with their intervals."""
+    points = amounts([number for each in instruments for number in each.pnl_basis_points])
+    return [
+        [
+            each.symbol,
+            _with_interval(each.gain, [share(value, "+") for value in each.gain]),
+            _with_interval(each.pnl_basis_points, points[3 * number : 3 * number + 3]),
+            share(each.accuracy),
+            share(each.baseline_accuracy),
+            _with_interval(each.pnl, amounts(each.pnl)),
+            f"{each.rows:,}",
+        ]
+        for number, each in enumerate(instruments)
+    ]
 
 
 def _with_interval(estimate: Estimate, texts: Sequence[str]):
@@ -144,14 +171,31 @@ def _fold_table(folds: Sequence[dict[str, Any]], bar: pd.Timedelta) -> list[Sequ
 def _figures(metrics, history: pd.DataFrame, performance: Performance) -> Iterator[tuple]:
     """Name, place in the page, title and figure of each picture."""
     yield from (_loss(metrics), _accuracy(metrics, performance))
-    frame = performance.frame
-    for number, first in enumerate(stretches(len(frame)), 1):
-        yield _position(number, frame.iloc[first : first + _STRETCH], performance.bar)
+    frame, bar = performance.frame, performance.bar
+    shown = shown_instruments(performance.instruments)
+    if not shown:
+        for number, first in enumerate(stretches(len(frame)), 1):
+            yield _position(f"position_{number}", frame.iloc[first : first + _STRETCH], bar)
+    for which, symbol in shown.items():
+        rows = frame[frame["symbol"] == symbol]
+        first = stretches(len(rows))[-1] // 2
+        yield _position(f"position_{which}", rows.iloc[first : first + _STRETCH], bar, f"{which}: {symbol[:_NAME]}, ")
     followed = [MODEL, performance.best_baseline, HOLDING]
     yield _profit("profit", "Profit of following the prediction", performance, followed)
     yield _profit("profit_optimal", "The same beside the optimal position", performance, [*followed, OPTIMAL])
     yield _calibration(performance)
-    yield _data(history, performance)
+    yield _data(history, performance, shown)
+
+
+def shown_instruments(instruments: Sequence[InstrumentScore]) -> dict[str, str]:
+    """The instruments that pictures show, of scores from the highest gain down: name by `best`, `median`, `worst`."""
+    if not instruments:
+        return {}
+    places = {"best": 0, "median": len(instruments) // 2, "worst": len(instruments) - 1}
+    shown = {which: instruments[place].symbol for which, place in places.items()}
+    if len(instruments) == 2:
+        del shown["median"]
+    return shown
 
 
 def stretches(rows: int) -> Sequence[int]:
@@ -208,10 +252,10 @@ def _accuracy(metrics, performance: Performance):
     return "accuracy", "learning", "Accuracy of each epoch, with the best baseline's on the held-out rows", axes.figure
 
 
-def _position(number: int, part: pd.DataFrame, bar: pd.Timedelta):
+def _position(name: str, part: pd.DataFrame, bar: pd.Timedelta, whose: str = ""):
     style = "%Y-%m-%d" if part.index[-1] - part.index[0] > DAY else moment_format(bar)
     first, last = (f"{moment:{style}}" for moment in (part.index[0], part.index[-1]))
-    price, bands = chart(f"{first} to {last}", y="price", nrows=2, sharex=True, height_ratios=(4, 1))
+    price, bands = chart(f"{whose}{first} to {last}", y="price", nrows=2, sharex=True, height_ratios=(4, 1))
     price.plot(part.index, part["mid"], color=GREY, linewidth=0.8)
     number_ticks(price.yaxis)
     for level, column, color, label in (
@@ -234,11 +278,11 @@ def _position(number: int, part: pd.DataFrame, bar: pd.Timedelta):
     bands.set_xlim(part.index[0], part.index[-1])
     date_ticks(bands.xaxis)
     legend(price.figure, 2)
-    return f"position_{number}", "positions", f"Optimal position and prediction, {first} to {last}", price.figure
+    return name, "positions", f"Optimal position and prediction, {whose}{first} to {last}", price.figure
 
 
 def _profit(name: str, title: str, performance: Performance, shown: list[str]):
-    axes = chart(title, y="price units")
+    axes = chart(title, y=performance.unit)
     colors = {MODEL: BLUE, performance.best_baseline: GREEN, HOLDING: GREY, OPTIMAL: ORANGE}
     curves = _thinned(performance.curves)
     for each in shown:
@@ -268,14 +312,27 @@ def _calibration(performance: Performance):
     return "calibration", "calibration", "Predicted probability against what came", axes.figure
 
 
-def _data(history: pd.DataFrame, performance: Performance):
-    axes = chart("Prices", y="mid")
-    prices = _thinned(history["mid"])
-    axes.plot(prices.index, prices, color=GREY, linewidth=0.8, label="mid")
-    axes.axvspan(
-        performance.frame.index[0], performance.frame.index[-1], color=ORANGE, alpha=0.3, linewidth=0, label="held out"
-    )
+def _data(history: pd.DataFrame, performance: Performance, shown: dict[str, str]):
+    of_several = bool(shown)
+    axes = chart("Prices", y="share of the first price" if of_several else "mid")
+    colors = iter((BLUE, GREY, GREEN))
+    slices = instrument_slices(history)
+    for which, symbol in (shown or {"": ""}).items():
+        prices = _thinned(history["mid"].iloc[slices[symbol]]).astype(float)
+        if of_several:
+            axes.plot(
+                prices.index,
+                prices / prices.iloc[0],
+                color=next(colors),
+                linewidth=0.8,
+                label=plain(f"{which}: {symbol[:_NAME]}"),
+            )
+        else:
+            axes.plot(prices.index, prices, color=GREY, linewidth=0.8, label="mid")
+    frame = performance.frame
+    axes.axvspan(frame.index.min(), frame.index.max(), color=ORANGE, alpha=0.3, linewidth=0, label="held out")
     number_ticks(axes.yaxis)
     date_ticks(axes.xaxis)
     legend(axes.figure, 2)
-    return "data", "data", "Prices, the held-out part shaded", axes.figure
+    what = "Prices of the best, the median and the worst instrument" if of_several else "Prices"
+    return "data", "data", f"{what}, the held-out part shaded", axes.figure

@@ -9,15 +9,26 @@ from ml.judge.bars import DAY
 from ml.judge.bootstrap import Bootstrap
 from ml.judge.scores import Prediction
 
+PRICE_UNITS, BASIS_POINTS = "price units", "basis points of the price"
 
-def positions(prediction: Prediction, threshold: float) -> np.ndarray:
-    """+1 or -1 for each row; the position of the row before while the probability is within threshold of 0.5.
+
+def positions(prediction: Prediction, threshold: float, predicted: np.ndarray | None = None) -> np.ndarray:
+    """+1 or -1 for each row; the position of the row before where the probability is within threshold of 0.5.
 
     0 until the first probability beyond the threshold.
+
+    Args:
+        prediction: of the rows that have one.
+        threshold: as in the settings.
+        predicted: which rows have one, bool, (rows,); at the others the position is kept. None: all have.
     """
     decided = np.where(prediction.buy, 1.0, -1.0)
     if threshold:
         decided[np.abs(prediction.probability - 0.5) <= threshold] = np.nan
+    if predicted is not None:
+        of_rows = np.full(len(predicted), np.nan)
+        of_rows[predicted] = decided
+        decided = of_rows
     return pd.Series(decided).ffill().fillna(0.0).to_numpy()
 
 
@@ -27,19 +38,24 @@ def profit(position: np.ndarray, mid: np.ndarray, spread: np.ndarray) -> np.ndar
     return held * np.diff(mid, prepend=mid[0]) - np.abs(position - held) * spread / 2
 
 
-def trading_result(position: np.ndarray, profits: pd.Series, bootstrap: Bootstrap, bar: pd.Timedelta) -> dict[str, Any]:
-    """What following one position came to.
+def in_basis_points(profits: np.ndarray, mid: np.ndarray) -> np.ndarray:
+    """Profits of rows in basis points of the price before each, so that those of instruments add up."""
+    return 1e4 * profits / np.concatenate([mid[:1], mid[:-1]])
+
+
+def trading_result(profits: pd.Series, traded: float, bootstrap: Bootstrap, bar: pd.Timedelta) -> dict[str, Any]:
+    """What following positions came to.
 
     Args:
-        position: -1, 0 or +1, (rows,).
-        profits: of each row, as `profit` returns them, indexed by time.
-        bootstrap: of the same rows.
+        profits: of each moment, in any unit, indexed by time.
+        traded: units traded in all.
+        bootstrap: of the same moments.
         bar: length of a bar.
 
     Returns:
-        pnl: profit in price units, an Estimate.
+        pnl: profit, an Estimate.
         sharpe: Sharpe ratio a year, from the profits of calendar days; nan where there are fewer than two.
-        max_drawdown: deepest fall from a peak of the profit so far, in price units.
+        max_drawdown: deepest fall from a peak of the profit so far.
         turnover: units traded a day.
     """
     total = profits.cumsum().to_numpy()
@@ -51,5 +67,5 @@ def trading_result(position: np.ndarray, profits: pd.Series, bootstrap: Bootstra
         "pnl": bootstrap.estimate(bootstrap.total(profits.to_numpy())),
         "sharpe": float(sharpe),
         "max_drawdown": float((np.maximum.accumulate(np.maximum(total, 0)) - total).max()),
-        "turnover": float(np.abs(np.diff(position, prepend=0)).sum() / span),
+        "turnover": float(traded / span),
     }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml.learn.folds import Fold, Trained
+from ml.learn.folds import Fold, Predicted, Trained
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,15 +65,21 @@ def train_fold(
     from ml.learn.trainer import Trainer
     from ml.train_sequence import TrainSequence
 
-    train = TrainSequence(fold.train_rows, settings.lookback, settings.batch_size, seed=settings.seed)
-    validation = (
-        None
-        if fold.validation_rows is None
-        else TrainSequence(fold.validation_rows, settings.lookback, settings.batch_size, enable_shuffle=False)
-    )
+    def sequence(rows, **options) -> TrainSequence:
+        return TrainSequence(
+            rows, settings.lookback, settings.batch_size, max_gap=settings.max_gap, skip_flat=True, **options
+        )
+
+    train = sequence(fold.train_rows, seed=settings.seed)
+    held_out = fold.validation_rows
+    validation = None if held_out is None else sequence(held_out, enable_shuffle=False)
+    del held_out
     with instance.strategy.scope():
         model = build_network(settings)
     trainer = Trainer(model, settings, instance, train, validation)
+    for each in (train, validation):
+        if each:
+            each.free_prices()
     result = trainer.fit(
         stop=stop,
         checkpoints=CheckpointFolder(places.checkpoints, places.job, fold.subfolder) if places.checkpoints else None,
@@ -81,4 +87,10 @@ def train_fold(
         tensorboard=places.tensorboard / fold.subfolder if places.tensorboard else None,
         report=fold.report,
     )
-    return Trained(model, result, trainer.probabilities)
+
+    def predict() -> Predicted:
+        if validation is None:
+            raise ValueError("this training has no validation windows")
+        return validation.starts + (settings.lookback - 1), trainer.probabilities()
+
+    return Trained(model, result, predict)

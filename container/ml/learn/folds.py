@@ -5,6 +5,7 @@ that is kept; the others say how much a result depends on the months it was meas
 """
 
 import dataclasses
+import functools
 import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from ml.errors import UserError
+from ml.learn.split import TimeSplit, longest_segment, rows_between, slices_between, split_moments
 from ml.log import say
+from ml.segments import MAX_GAP, segment_bounds
 from ml.settings import Settings
 
 if TYPE_CHECKING:  # which import TensorFlow
@@ -29,16 +32,53 @@ class Fold:
     Attributes:
         number: from 1, in the order of time.
         count: of all folds.
-        history: the rows up to the last one that is validated.
-        train_rows: the first of them.
-        validation_rows: the last of them; None: nothing is validated.
+        prices: the whole labelled history, of one instrument or of several.
+        split: the moments that part it; None: all of it is trained on, nothing is validated.
     """
 
     number: int
     count: int
-    history: pd.DataFrame
-    train_rows: pd.DataFrame
-    validation_rows: pd.DataFrame | None
+    prices: pd.DataFrame
+    split: TimeSplit | None
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The rows up to the last one that is validated."""
+        return self.prices if self.split is None or self.split.end is None else self._rows(None, self.split.end)
+
+    @property
+    def train_rows(self) -> pd.DataFrame:
+        """The first rows of each instrument, to train on."""
+        return self.prices if self.split is None else self._rows(None, self.split.training_end)
+
+    @property
+    def validation_rows(self) -> pd.DataFrame | None:
+        """The last rows of each instrument; None: nothing is validated."""
+        return None if self.split is None else self.held_out
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        """The last rows of each instrument; none where nothing is validated."""
+        return self.prices.iloc[:0] if self.split is None else self._rows(self.split.held_out_begin, self.split.end)
+
+    @functools.cached_property
+    def parts(self) -> tuple[list[slice], list[slice]]:
+        """The rows to train on and those to validate on: slices of `prices`, one an instrument each."""
+        if self.split is None:
+            return slices_between(self.prices, None, None), []
+        return (
+            slices_between(self.prices, None, self.split.training_end),
+            slices_between(self.prices, self.split.held_out_begin, self.split.end),
+        )
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many rows are trained on, and how many validated."""
+        train, validation = (sum(rows.stop - rows.start for rows in part) for part in self.parts)
+        return train, validation
+
+    def _rows(self, begin: pd.Timestamp | None, end: pd.Timestamp | None) -> pd.DataFrame:
+        return rows_between(self.prices, begin, end)
 
     @property
     def subfolder(self) -> str:
@@ -57,13 +97,20 @@ class Fold:
             say(line, metrics=metrics)
 
 
+Predicted = tuple[np.ndarray, np.ndarray]  # rows, int, and probabilities, float32
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A fold's model, how its training went, and its probabilities of buy for the validation windows."""
+    """A fold's model, how its training went, and what predicts the validation rows.
+
+    `predict` returns the rows of `Fold.validation_rows` at which a window ends, and their probabilities of buy. A row
+    too near a segment's begin has no window, and one whose window is flat no prediction.
+    """
 
     model: "keras.Model"
     result: "TrainingResult"
-    predict: Callable[[], np.ndarray]
+    predict: Callable[[], Predicted]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,18 +120,18 @@ class Outcome:
     Attributes:
         kept: the last fold's model; where a signal ended the job, that of the last fold with a whole epoch.
         results: of each fold that was finished.
-        probabilities: of buy, of the validation windows of each finished fold but the last.
+        predicted: what each finished fold's model but the last's predicts.
         stopped: whether a signal ended it.
     """
 
     kept: Trained
     results: list["TrainingResult"]
-    probabilities: list[np.ndarray]
+    predicted: list[Predicted]
     stopped: bool
 
 
 def split_by_time(
-    history: pd.DataFrame, validation_fraction: float, lookback: int, horizon: int
+    history: pd.DataFrame, validation_fraction: float, lookback: int, horizon: int, max_gap: str = MAX_GAP
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Training rows, and the last rows to validate on; between them lookback + horizon rows that neither uses.
 
@@ -96,72 +143,96 @@ def split_by_time(
     Raises:
         UserError: a part has no window.
     """
-    rows = len(history)
-    if rows < lookback:
-        raise UserError(
-            f"{rows:,} rows of prices are fewer than the {lookback:,} of one window; use more data or a "
-            "smaller lookback"
-        )
-    if not validation_fraction:
-        return history, None
-    held_out = round(rows * validation_fraction)
-    if held_out < lookback:
-        raise UserError(
-            f"lookback {lookback:,} is larger than the validation part: {held_out:,} of {rows:,} rows "
-            f"(validation_fraction {validation_fraction}); use more data, a smaller lookback, or a "
-            "larger validation_fraction"
-        )
-    training = rows - held_out - lookback - horizon
-    if training < lookback:
-        raise UserError(
-            f"{max(training, 0):,} rows are left to train on, fewer than the {lookback:,} of one window: "
-            f"of {rows:,} rows validation takes {held_out:,} and the purge {lookback + horizon:,}; use "
-            "more data, a smaller lookback, or validation_fraction=0"
-        )
-    return history.iloc[:training], history.iloc[rows - held_out :]
+    settings = Settings(lookback=lookback, horizon=horizon, validation_fraction=validation_fraction, max_gap=max_gap)
+    (fold,) = folds_of(history, settings)
+    return fold.train_rows, fold.validation_rows
 
 
 def folds_of(history: pd.DataFrame, settings: Settings) -> list[Fold]:
     """The folds in the order of time: consecutive stretches at the end, validation_fraction of the rows each.
 
-    Each is trained on all that was before its stretch, less a purge of lookback + horizon rows.
+    Each is trained on all that was before its stretch, less a purge of lookback + horizon rows in each instrument.
 
     Raises:
         UserError: a part has no window.
     """
-    lookback, count = settings.lookback, settings.folds
-    train_rows, validation_rows = split_by_time(history, settings.validation_fraction, lookback, settings.horizon)
-    if validation_rows is None:
-        return [Fold(1, 1, history, train_rows, None)]
+    rows, lookback, count = len(history), settings.lookback, settings.folds
+    if rows < lookback:
+        raise UserError(
+            f"{rows:,} rows of prices are fewer than the {lookback:,} of one window; use more data or a "
+            "smaller lookback"
+        )
+    bounds = segment_bounds(history, settings.max_gap)
+    if not settings.validation_fraction:
+        whole = Fold(1, 1, history, None)
+        _check_segments(whole, bounds, settings)
+        return [whole]
+    held_out = round(rows * settings.validation_fraction)
+    if held_out < lookback:
+        raise UserError(
+            f"lookback {lookback:,} is larger than the validation part: {held_out:,} of {rows:,} rows "
+            f"(validation_fraction {settings.validation_fraction}); use more data, a smaller lookback, or a "
+            "larger validation_fraction"
+        )
     folds = []
-    for number in range(1, count):
-        later = (count - number) * len(validation_rows)
-        known, training = history.iloc[: len(history) - later], len(train_rows) - later
-        if training < lookback:
+    for number in range(count, 0, -1):  # the last one first, whose model is kept
+        later = (count - number) * held_out
+        split = (
+            split_moments(history, held_out, lookback + settings.horizon, settings.max_gap, later)
+            if later + held_out < rows
+            else None
+        )
+        fold = Fold(number, count, history, split)
+        _check_rows(fold, held_out, settings)
+        _check_segments(fold, bounds, settings)
+        folds.insert(0, fold)
+    return folds
+
+
+def _check_rows(fold: Fold, held_out: int, settings: Settings) -> None:
+    rows, lookback = len(fold.prices), settings.lookback
+    training = fold.counts[0] if fold.split else 0
+    if training >= lookback:
+        return
+    if fold.number == fold.count:
+        raise UserError(
+            f"{training:,} rows are left to train on, fewer than the {lookback:,} of one window: "
+            f"of {rows:,} rows validation takes {held_out:,} and the purge {lookback + settings.horizon:,}; use "
+            "more data, a smaller lookback, or validation_fraction=0"
+        )
+    raise UserError(
+        f"fold {fold.number} of {fold.count} has {training:,} rows to train on, fewer than the "
+        f"{lookback:,} of one window; use more data, fewer folds, or a smaller "
+        "validation_fraction"
+    )
+
+
+def _check_segments(fold: Fold, bounds: np.ndarray, settings: Settings) -> None:
+    """Whether each part has a segment that is long enough for a window."""
+    for part, does in zip(fold.parts, ("trained", "validated"), strict=True):
+        if part and (longest := longest_segment(bounds, part)) < settings.lookback:
+            which = f" of fold {fold.number}" if fold.subfolder else ""
             raise UserError(
-                f"fold {number} of {count} has {max(training, 0):,} rows to train on, fewer than the "
-                f"{lookback:,} of one window; use more data, fewer folds, or a smaller "
-                "validation_fraction"
+                f"no segment of the rows that are {does} on{which} has the {settings.lookback:,} of one window, the "
+                f"longest has {longest:,}: gaps above max_gap ({settings.max_gap}) cut the history, and the last "
+                f"{settings.horizon:,} rows before a cut have no label (horizon); use a longer max_gap, or a smaller "
+                "lookback or horizon"
             )
-        folds.append(Fold(number, count, known, known.iloc[:training], known.iloc[len(known) - len(validation_rows) :]))
-    return [*folds, Fold(count, count, history, train_rows, validation_rows)]
 
 
 def described(folds: Sequence[Fold]) -> str:
     """What is trained on and validated, as a line for the log."""
     last = folds[-1]
-    validated = (
-        "validation is off" if last.validation_rows is None else f"validating on the last {len(last.validation_rows):,}"
-    )
+    training, validation = last.counts
+    validated = f"validating on the last {validation:,}" if last.split else "validation is off"
     before = f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""
-    return f"training on {len(last.train_rows):,} rows, {validated}{before}"
+    return f"training on {training:,} rows, {validated}{before}"
 
 
 def rows_of_parts(folds: Sequence[Fold]) -> dict[str, int]:
     """Rows that the model that is kept is trained and validated on, as job.json names them."""
-    last = folds[-1]
-    validation = 0 if last.validation_rows is None else len(last.validation_rows)
-    return {"train_rows": len(last.train_rows), "validation_rows": validation}
+    training, validation = folds[-1].counts
+    return {"train_rows": training, "validation_rows": validation}
 
 
 def train_in_turn(
@@ -175,7 +246,7 @@ def train_in_turn(
         stop: whether the process is asked to end.
     """
     kept: Trained | None = None
-    results, probabilities, stopped = [], [], False
+    results, predicted, stopped = [], [], False
     for fold in folds:
         gc.collect()  # a trainer and its graphs hold each other, and a history each
         trained = train(fold)
@@ -186,9 +257,9 @@ def train_in_turn(
             break
         results.append(trained.result)
         if fold.subfolder:
-            probabilities.append(trained.predict())
+            predicted.append(trained.predict())
         if stop():
             break
     if kept is None:
         raise ValueError("there is no fold to train")
-    return Outcome(kept, results, probabilities, stopped=stop() or stopped)
+    return Outcome(kept, results, predicted, stopped=stop() or stopped)

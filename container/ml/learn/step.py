@@ -12,8 +12,6 @@ from ml.learn.optimizer import build_optimizer
 from ml.settings import Settings
 from ml.train_sequence import TrainSequence, normalised
 
-_STEPS = (tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.uint32))  # starts, keys
-
 
 class DeviceWindows:
     """A sequence's prices on the devices; its labels, and windows as the first hidden layer takes them, cut there.
@@ -22,20 +20,25 @@ class DeviceWindows:
         sequence: the prices.
         precision: the windows' type.
         centred: whether the network takes windows that lie around 0.
+        start_type: of the start rows.
     """
 
-    def __init__(self, sequence: TrainSequence, precision: str, centred: bool):
+    def __init__(self, sequence: TrainSequence, precision: str, centred: bool, start_type: Any):
         # Variables, since a strategy keeps a copy of each on every device.
         self._prices, self._low, self._height, self._labels = (
             tf.Variable(cast(Any, values), trainable=False)  # the stubs know of tensors alone
             for values in (sequence.prices, sequence.low, sequence.height, sequence.labels)
         )
-        self._offsets = np.arange(sequence.lookback_period, dtype=np.int32)
+        self._offsets = np.arange(sequence.lookback_period, dtype=start_type)
         self._dtype, self._offset = precision, CENTRE if centred else 0.0
 
     def __call__(self, starts):
-        """Windows (batch, lookback) and labels int64 (batch,) of start rows int32 (batch,)."""
-        return self._windows(starts), tf.gather(self._labels, starts)
+        """Windows (batch, lookback) and labels int64 (batch,) of start rows (batch,)."""
+        return self._windows(starts), self._labels_of(starts)
+
+    @graph(jit_compile=True)
+    def _labels_of(self, starts):
+        return tf.cast(tf.gather(self._labels, starts), tf.int64)
 
     @graph(jit_compile=True)
     def _windows(self, starts):
@@ -56,6 +59,7 @@ class Steps:
         validation: the validation windows; None: nothing can be measured or predicted.
 
     Attributes:
+        start_type: of the start rows that its graphs take.
         weights: the model's trainable weights, in order (kernel, bias, ...), float32.
         optimizer: their update rule, with its slots.
     """
@@ -69,11 +73,15 @@ class Steps:
         validation: TrainSequence | None,
     ):
         self._settings, self._strategy = settings, instance.strategy
+        types = [sequence.start_type for sequence in (train, validation) if sequence]
+        self.start_type: Any = np.int64 if np.int64 in types else np.int32
         self._whole_batch = float(min(settings.batch_size, train.num_windows))
         with instance.strategy.scope():
-            self.windows = DeviceWindows(train, instance.precision, settings.centred)
+            self.windows = DeviceWindows(train, instance.precision, settings.centred, self.start_type)
             self._validation_windows = (
-                None if validation is None else DeviceWindows(validation, instance.precision, settings.centred)
+                None
+                if validation is None
+                else DeviceWindows(validation, instance.precision, settings.centred, self.start_type)
             )
             self.optimizer = build_optimizer(settings, len(train), model.trainable_variables, instance.precision)
         self.weights = [variable.value for variable in model.trainable_variables]
@@ -82,13 +90,16 @@ class Steps:
         self._update = (
             graph(self.optimizer.apply, jit_compile=True) if instance.compile_update else self.optimizer.apply
         )
+        starts, keys = tf.TensorSpec((None, None), self.start_type), tf.TensorSpec((None, None), tf.uint32)
+        self.train = graph(self._train, input_signature=(starts, keys))
+        self.measure = graph(self._measure, input_signature=(starts, keys))
+        self.predict = graph(self._predict, input_signature=(tf.TensorSpec((None,), self.start_type),))
 
-    @graph(input_signature=_STEPS)
-    def train(self, starts, keys):
+    def _train(self, starts, keys):
         """Trains on each row of starts.
 
         Args:
-            starts: start rows of the windows, int32, (steps, batch).
+            starts: start rows of the windows, (steps, batch).
             keys: what each step's dropout masks are made from, uint32, (steps, hidden layers).
 
         Returns:
@@ -96,13 +107,11 @@ class Steps:
         """
         return self._sums(self._replica_step, starts, keys)
 
-    @graph(input_signature=_STEPS)
-    def measure(self, starts, keys):
+    def _measure(self, starts, keys):
         """The sums of `train` over validation windows; nothing is trained, and the keys are not used."""
         return self._sums(self._replica_measure, starts, keys)
 
-    @graph(input_signature=[tf.TensorSpec((None,), tf.int32)])
-    def predict(self, starts):
+    def _predict(self, starts):
         """Probability of buy of the validation windows that begin at starts: float32, (batch,)."""
         # A device leaves zeros where a window is another's.
         return self._strategy.reduce("SUM", self._strategy.run(self._replica_predict, (starts,)), axis=None)

@@ -146,7 +146,7 @@ class Trainer:
 
     def probabilities(self) -> np.ndarray:
         """Probability of buy of each validation window, from the model's weights: float32, (windows,)."""
-        starts = np.arange(self._validated.num_windows, dtype=np.int32)
+        starts = self._validated.starts.astype(self.steps.start_type, copy=False)
         return np.concatenate(
             [
                 self.steps.predict(starts[first : first + _PREDICTED_AT_ONCE]).numpy()
@@ -155,7 +155,7 @@ class Trainer:
         )
 
     def starts_of_call(self, order: np.ndarray, step: int) -> np.ndarray:
-        """Start rows of the steps of the next call: int32, (steps, batch).
+        """Start rows of the steps of the next call: (steps, batch).
 
         An epoch's first batch, after which it is known to run, and its last one, smaller than the others, are
         calls of their own.
@@ -167,7 +167,7 @@ class Trainer:
         batch = self._settings.batch_size
         windows = WINDOWS_PER_CALL * min(1, _MEASURED_WEIGHTS / self._settings.weights)
         steps = max(1, int(windows) // batch) if step else 1
-        starts = order[step * batch : (step + steps) * batch]
+        starts = order[step * batch : (step + steps) * batch].astype(self.steps.start_type, copy=False)
         whole = len(starts) // batch
         return starts[: whole * batch].reshape(whole, batch) if whole else starts[None, :]
 
@@ -241,7 +241,7 @@ class Trainer:
     def _measured(self) -> dict[str, float]:
         """Loss and accuracy over the validation windows."""
         count, step = self._validated.num_windows, 0
-        order = np.arange(count, dtype=np.int32)
+        order = self._validated.starts
         loss_sum = correct_sum = 0.0
         while step * self._settings.batch_size < count:
             starts = self.starts_of_call(order, step)

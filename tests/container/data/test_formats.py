@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ml.data.columns import Reading
-from ml.data.formats import file_part
+from ml.data.formats import file_parts
 from ml.data.listing import list_channel
 from ml.data.sources import foreseen, read_channel, read_files
 from ml.data.unpacking import contents
@@ -373,7 +373,7 @@ def test_reading_stops_where_there_is_no_memory(tmp_path):
             read_files(listing, source="channel train", room=50_000_000)
     (content,) = contents(*listing.files[0])
     with pytest.raises(UserError, match=r"p.csv.gz has more than [\d,]+ rows, for which there is no memory"):
-        file_part(content, Reading(), None, None, room=10_000_000)
+        file_parts(content, Reading(), None, None, room=10_000_000)
 
 
 def test_how_times_are_written_is_told(tmp_path):

@@ -30,7 +30,7 @@ def test_the_median_step_is_the_bar_whatever_is_missing(bar):
     index = pd.date_range("2024-01-01", periods=100, freq=bar, tz="UTC")
     kept = index.delete([*range(10, 15), 50, *range(70, 72)])
     assert bar_length(kept) == pd.Timedelta(bar) == bar_length(kept.as_unit("us"))
-    assert missing_bars(index, pd.Timedelta(bar)) == "none"
-    assert missing_bars(kept, pd.Timedelta(bar)).startswith(
+    assert missing_bars([index], pd.Timedelta(bar)) == "none"
+    assert missing_bars([kept], pd.Timedelta(bar)).startswith(
         f"{counted(8, pd.Timedelta(bar))} in 3 gaps, the longest 5 after 2024-01-"
     )

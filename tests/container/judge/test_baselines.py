@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from judging import MINUTE, SMALL, market
 from ml.data.sample_market import sample_market
 from ml.judge.baselines import baselines, extremes
+from ml.judge.instruments import Instrument
 from ml.learn.folds import folds_of
 from ml.optimal_position import labelled
 from ml.settings import Settings
@@ -16,7 +17,10 @@ from ml.settings import Settings
 
 def test_rules_say_what_they_are_named_for():
     history = market(5000)
-    rules = {rule.name.split(" of ")[0]: rule for rule in baselines(history, 4000, 500, SMALL, MINUTE)}
+    rules = {
+        rule.name.split(" of ")[0]: rule
+        for rule in baselines([Instrument(history, 4000, np.zeros(500))], SMALL, MINUTE)
+    }
     assert list(rules) == ["majority", "last known position", "range rule", "momentum", "logistic regression"]
     mid, buys = history["mid"], (history["position"] > 0).to_numpy()
     assert set(rules["majority"].buy) == {bool(buys[:4000].mean() >= 0.5)}
@@ -33,7 +37,7 @@ def test_logistic_regression_learns_what_is_linear_in_the_window():
     mid = 1000 + rng.normal(size=6000).cumsum()
     low, high = extremes(mid, 30)
     history = pd.DataFrame({"mid": mid, "position": np.where(mid - low > 0.3 * (high - low), 1.0, -1.0)})
-    *_, regression = baselines(history, 4000, 1000, SMALL, MINUTE)
+    *_, regression = baselines([Instrument(history, 4000, np.zeros(1000))], SMALL, MINUTE)
     assert np.mean(regression.buy == (history["position"] > 0)[-1000:]) > 0.97
 
 
@@ -52,7 +56,10 @@ def test_later_prices_change_nothing_before_them(moment, seed, factor, folds):
         predicted = len(mine.validation_rows) - config.lookback + 1
         known = max(0, moment - (len(mine.history) - predicted))
         for rule, same in zip(
-            *(baselines(fold.history, len(fold.train_rows), predicted, config, MINUTE) for fold in (mine, theirs)),
+            *(
+                baselines([Instrument(fold.history, len(fold.train_rows), np.zeros(predicted))], config, MINUTE)
+                for fold in (mine, theirs)
+            ),
             strict=True,
         ):
             if known:
@@ -66,7 +73,7 @@ def test_later_prices_change_nothing_before_them(moment, seed, factor, folds):
 def test_the_range_rule_on_real_prices_is_as_good_as_known(shared):
     prices = pd.read_parquet(shared / "data/xbtusd_minutely_2017-06_2020-06.parquet").loc["2019-06-01":]
     history = labelled(prices, 300, 0.5)
-    rules = baselines(history, 525_000, 42_900, Settings(spread=0.5), MINUTE)
+    rules = baselines([Instrument(history, 525_000, np.zeros(42_900))], Settings(spread=0.5), MINUTE)
     labels = (history["position"] > 0).to_numpy()[-42_900:]
     accuracy = {rule.name: np.mean(rule.buy == labels) for rule in rules}
     assert accuracy["range rule of 120 minutes"] == pytest.approx(0.6695, abs=0.001)
@@ -75,5 +82,7 @@ def test_the_range_rule_on_real_prices_is_as_good_as_known(shared):
 
 def test_rules_are_named_by_the_length_of_the_bars():
     history = market(5000)
-    names = [rule.name for rule in baselines(history, 4000, 500, SMALL, pd.Timedelta(minutes=5))]
+    names = [
+        rule.name for rule in baselines([Instrument(history, 4000, np.zeros(500))], SMALL, pd.Timedelta(minutes=5))
+    ]
     assert names[2].startswith("range rule of ") and names[2].endswith(" bars of 5 minutes")

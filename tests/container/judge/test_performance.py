@@ -11,6 +11,7 @@ from judging import MINUTE, SMALL, market
 from ml.data.sample_market import sample_market
 from ml.errors import UserError
 from ml.judge.baselines import extremes
+from ml.judge.instruments import Instrument
 from ml.judge.performance import MODEL, fold_row, mean_metrics, measure
 from ml.metrics import FOLDS, METRICS, PERFORMANCE, performance_line
 from ml.settings import Settings
@@ -20,7 +21,7 @@ SEEDS = range(int(os.environ.get("POSITION_TRAINER_SEEDS", "2")))
 
 def test_too_few_rows_have_no_interval_and_a_verdict_that_says_so():
     history = market(6000)
-    found = measure(history, 4000, np.full(1000, 0.6), dataclasses.replace(SMALL, horizon=20), MINUTE)
+    found = measure([Instrument(history, 4000, np.full(1000, 0.6))], dataclasses.replace(SMALL, horizon=20), MINUTE)
     assert np.isnan(found.scores[MODEL]["accuracy"].low)
     assert found.verdict.startswith("Too few held-out minutes to compare the model with the best baseline (")
     assert "no interval from fewer than 5 blocks of 1,440 minutes" in found.verdict
@@ -30,12 +31,12 @@ def test_too_few_rows_have_no_interval_and_a_verdict_that_says_so():
 
 def test_a_model_that_diverged_is_told():
     with pytest.raises(UserError, match="the training diverged; lower learning_rate"):
-        measure(market(6000), 4000, np.full(1000, np.nan), SMALL, MINUTE)
+        measure([Instrument(market(6000), 4000, np.full(1000, np.nan))], SMALL, MINUTE)
 
 
 def test_what_is_printed_is_declared():
     history = market(30_000)
-    found = measure(history, 20_000, np.random.default_rng(1).uniform(size=9000), SMALL, MINUTE)
+    found = measure([Instrument(history, 20_000, np.random.default_rng(1).uniform(size=9000))], SMALL, MINUTE)
     once = {name for name, metric in METRICS.items() if metric.group == PERFORMANCE}
     assert set(found.metrics) == once
     assert performance_line(found.metrics).count("=") == len(once)
@@ -47,7 +48,7 @@ def test_verdicts_count_bars_by_their_length_and_profits_by_their_digits():
     said = {}
     for bar in (pd.Timedelta(seconds=1), pd.Timedelta(minutes=5), pd.Timedelta(hours=1)):
         history.index = pd.date_range("2024-01-01", periods=len(history), freq=bar, tz="UTC")
-        found = measure(history, 4000, np.random.default_rng(1).uniform(size=3500), SMALL, bar)
+        found = measure([Instrument(history, 4000, np.random.default_rng(1).uniform(size=3500))], SMALL, bar)
         said[bar] = found.verdict + found.profit_verdict
         as_json = found.as_json()
         assert as_json["block_bars"] * as_json["bar_seconds"] == as_json["block_minutes"] * 60 >= 86_400
@@ -62,10 +63,10 @@ def test_verdicts_count_bars_by_their_length_and_profits_by_their_digits():
 
 def test_a_sharpe_ratio_does_not_depend_on_how_long_the_bars_are():
     history = market(30_000)
-    minutely = measure(history, 10_000, np.random.default_rng(1).uniform(size=14_400), SMALL, MINUTE)
+    minutely = measure([Instrument(history, 10_000, np.random.default_rng(1).uniform(size=14_400))], SMALL, MINUTE)
     held = history[-14_400:].iloc[29::30]  # the same days in bars of half an hour
     halves = pd.concat([history[:10_000], held])
-    coarse = measure(halves, 10_000, np.full(len(held), 0.9), SMALL, pd.Timedelta(minutes=30))
+    coarse = measure([Instrument(halves, 10_000, np.full(len(held), 0.9))], SMALL, pd.Timedelta(minutes=30))
     assert coarse.trading["holding"]["sharpe"] == pytest.approx(minutely.trading["holding"]["sharpe"], rel=0.1)
     assert coarse.trading["holding"]["turnover"] == pytest.approx(minutely.trading["holding"]["turnover"], rel=0.1)
     assert coarse.block == 80 and minutely.block == 1440
@@ -73,8 +74,10 @@ def test_a_sharpe_ratio_does_not_depend_on_how_long_the_bars_are():
 
 def test_a_fold_keeps_its_rows_and_the_scores_of_the_epoch_it_kept():
     history = market(8000)
-    found = measure(history, 4000, np.full(1000, 0.6), SMALL, MINUTE)
-    row = fold_row(2, 4000, history[-1029:], 3, {"val_loss": 0.5, "val_accuracy": 0.75, "loss": 0.4}, found)
+    found = measure([Instrument(history, 4000, np.full(1000, 0.6))], SMALL, MINUTE)
+    row = fold_row(
+        2, (4000, 1029), history.index[-1029:], 3, {"val_loss": 0.5, "val_accuracy": 0.75, "loss": 0.4}, found
+    )
     assert (row["fold"], row["train_rows"], row["validation_rows"], row["best_epoch"]) == (2, 4000, 1029, 3)
     assert row["val_loss"] == 0.5 and "loss" not in row and row["val_pnl"] == found.metrics["val_pnl"]
     assert row["first"] == str(history.index[-1029]) and row["verdict"] == found.verdict
@@ -122,7 +125,7 @@ def test_skill_is_found_where_it_is_planted_and_nowhere_else(seed):
         # The best that can be known of this market, its regime; where there is none, another market's.
         regime = drift(seed if predictability else seed + 1000, rows + config.horizon)[:rows]
         probability = table_model(history, 190_000, 100_000, *places, regime)
-        found = measure(history, 190_000, probability, config, MINUTE)
+        found = measure([Instrument(history, 190_000, probability)], config, MINUTE)
         print(seed, predictability, found.verdict, found.profit_verdict)
         if predictability:
             assert "is better than the best baseline" in found.verdict

@@ -10,6 +10,7 @@ from PIL import Image
 
 from job_folder import SMALL, JobFolder
 from ml.data.sample_market import sample_market
+from ml.judge.instruments import Instrument
 from ml.judge.performance import fold_row, measure
 from ml.judge.report import stretches, write_report
 from ml.optimal_position import labelled
@@ -48,7 +49,7 @@ def write_one(folder, price, bar):
     rng = np.random.default_rng(1)
     right = np.where(history["position"] > 0, 0.65, 0.35)[-20_000:]
     probability = np.clip(right + rng.normal(0, 0.2, 20_000), 0, 1)
-    performance = measure(history, 38_000, probability, Settings(lookback=60), bar)
+    performance = measure([Instrument(history, 38_000, probability)], Settings(lookback=60), bar)
     numbers = {"loss": 0.6, "accuracy": 0.7, "val_loss": float("nan"), "val_accuracy": 0.6}
     record = {
         "job": HOSTILE,
@@ -62,9 +63,10 @@ def write_one(folder, price, bar):
             "buy_share": 0.5,
             "sha256": "ab" * 32,
             "source": {"line": f"channel train, {HOSTILE}: price in close"},
+            "segments": {"summary": ["segments: 1 with max_gap 4d", HOSTILE]},
         },
     }
-    row = fold_row(1, 38_000, history[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}
+    row = fold_row(1, (38_000, 20_059), history.index[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}
     metrics = {"best_epoch": 2, "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)], "folds": [row, row]}
     write_report(folder, record, metrics, history, performance)
     return performance

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from judging import MINUTE, SMALL, market
+from ml.judge.instruments import Instrument
 from ml.judge.performance import MODEL, measure
 from ml.judge.scores import Prediction
 from ml.judge.trading import positions, profit
@@ -24,7 +25,8 @@ def test_an_unsure_model_keeps_its_position():
 
 def test_the_optimal_position_earns_most_and_holding_what_the_price_did():
     history = market(12_000, config=dataclasses.replace(SMALL, horizon=300))
-    found = measure(history, 2000, np.random.default_rng(1).uniform(size=9000), Settings(lookback=60), MINUTE)
+    earned_with = Instrument(history, 2000, np.random.default_rng(1).uniform(size=9000))
+    found = measure([earned_with], Settings(lookback=60), MINUTE)
     earned = {name: each["pnl"].value for name, each in found.trading.items()}
     rows = history.iloc[-9000:]
     assert earned["holding"] == pytest.approx(

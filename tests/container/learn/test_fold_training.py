@@ -20,7 +20,7 @@ def never():
     return False
 
 
-LAST = Fold(1, 1, pd.DataFrame(), pd.DataFrame(), None)
+LAST = Fold(1, 1, pd.DataFrame(), None)
 SMALL = Settings(lookback=20, horizon=50, nodes=8, epochs=1, batch_size=512)
 
 
@@ -53,6 +53,7 @@ def test_the_identity_is_the_one_that_earlier_checkpoints_hold():
     assert identity_of(Settings(), "float32", "hash", LAST) == {
         "lookback": 240,
         "horizon": 300,
+        "max_gap": "4d",
         "nodes": 128,
         "layers": 2,
         "dropout": 0.2,
@@ -74,7 +75,7 @@ def test_the_identity_is_the_one_that_earlier_checkpoints_hold():
 
 
 def test_an_earlier_fold_is_another_training_than_the_last():
-    folds = [Fold(number, 2, pd.DataFrame(), pd.DataFrame(), None) for number in (1, 2)]
+    folds = [Fold(number, 2, pd.DataFrame(), None) for number in (1, 2)]
     first, last = (identity_of(Settings(), "float32", "hash", fold) for fold in folds)
     assert first == last | {"fold": "1 of 2"} and last == identity_of(Settings(), "float32", "hash", LAST)
 

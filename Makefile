@@ -8,6 +8,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' container/ml/__init__.
 # Where there is a stand-in for the official base image with this machine's registry settings, it is used.
 LOCAL_BASE := python-local:3.11-slim-bookworm
 BASE = $(shell docker image inspect $(LOCAL_BASE) >/dev/null 2>&1 && echo --network host --build-arg BASE_IMAGE=$(LOCAL_BASE))
+export DOCKER_DEFAULT_PLATFORM = linux/amd64  # what SageMaker's instances are, also where this machine is not
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
@@ -19,8 +20,8 @@ N ?= 100000
 SECONDS ?= 300
 UNDER_TEST = PYTHONPATH=container:sagemaker:tests/support:tests/tools $(BIN)/python
 
-.PHONY: help setup train tune test test-fast lint coverage bench research chaos fuzz load image licences requirements \
-	clean
+.PHONY: help setup train tune test test-fast lint coverage bench research chaos fuzz load image licences docs \
+	requirements clean
 
 help:  ## what there is to make
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -88,6 +89,10 @@ fuzz: $(VENV)/tests  ## broken inputs of every kind [N=100000] [ARGS="surface ..
 load: $(VENV)/tests  ## 16 jobs that publish to one KYDB key and read it, then 2 writers of one series [SECONDS=300]
 	$(UNDER_TEST) tests/tools/load.py --seconds $(SECONDS)
 	$(UNDER_TEST) tests/tools/series_load.py --seconds $(SECONDS)
+
+docs:  ## the table of docs/settings.md, from the declarations
+	sed -i '/^<!-- settings:/q' docs/settings.md
+	cd container && $(PYTHON) -m ml.settings >> ../docs/settings.md
 
 requirements: $(VENV)/tests  ## pin again what the .in files name
 	$(PIP_COMPILE) -o requirements.txt requirements.in

@@ -16,6 +16,7 @@ from ml.deliver.model_files import check_folder, h5_content, save_model
 from ml.deliver.publishing import ModelTarget, description
 from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
 from ml.errors import UserError, one_line
+from ml.hyperparameters import parse_settings
 from ml.judge.judging import judge_models
 from ml.learn.fold_training import Places, train_fold
 from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
@@ -27,7 +28,7 @@ from ml.platform.hardware import find_instance
 from ml.platform.job import Job, base_folder, read_job
 from ml.platform.memory import available_memory, check_memory
 from ml.platform.stop import StopSignal
-from ml.settings import Settings, parse_settings
+from ml.settings import Settings
 
 
 def main() -> None:

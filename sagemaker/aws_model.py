@@ -17,6 +17,8 @@ import botocore.session
 
 from request import operation_of, s3_sources, training_part
 
+_LONGEST = 80  # characters of a value in a message
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -38,7 +40,7 @@ def find_problems(request: dict[str, Any]) -> list[Problem]:
 def short(value: Any) -> str:
     """A value as messages show it: its repr, cut."""
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 @functools.cache
@@ -54,7 +56,8 @@ def _with_remote_channels(request: dict[str, Any]) -> dict[str, Any]:
             return {key: replaced(item) for key, item in value.items()}
         if isinstance(value, list):
             return [replaced(item) for item in value]
-        return re.sub("^file:///", "s3://", value) if isinstance(value, str) else value
+        # No limit of AWS's is on paths of this machine, which may be many.
+        return re.sub("^file:///.*", "s3://bucket", value) if isinstance(value, str) else value
 
     part = training_part(request)
     if not any(source["S3Uri"].startswith("file:///") for source in s3_sources(request).values()):
@@ -90,7 +93,7 @@ def _shape_problems(shape: Any, value: Any, where: str) -> Iterator[Problem]:
         yield from _size_problems(shape, len(value), f"{len(value)} entries", "entries", where)
         for key, item in value.items():
             yield from _shape_problems(shape.key, key, f"{where}, a key")
-            yield from _shape_problems(shape.value, item, f"{where}.{key}")
+            yield from _shape_problems(shape.value, item, f"{where}.{str(key)[:_LONGEST]}")
     elif shape.type_name == "string":
         yield from _string_problems(shape, value, where)
     elif shape.type_name != "boolean":
@@ -105,9 +108,9 @@ def _is_a(value: Any, expected: type | tuple[type, ...]) -> bool:
 def _structure_problems(shape: Any, value: dict[str, Any], where: str) -> Iterator[Problem]:
     prefix = f"{where}." if where else ""
     for key in value.keys() - shape.members.keys():
-        nearest = difflib.get_close_matches(str(key), shape.members, n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(str(key)[:_LONGEST], shape.members, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(shape.members)}"
-        yield Problem(f"{prefix}{key}: unknown key, received {value[key]!r}; {hint}")
+        yield Problem(f"{prefix}{str(key)[:_LONGEST]}: unknown key, received {short(value[key])}; {hint}")
     for key in shape.required_members:
         if key not in value:
             yield Problem(f"{prefix}{key}: missing; it is required")
@@ -135,7 +138,7 @@ def _string_problems(shape: Any, value: str, where: str) -> Iterator[Problem]:
     if value not in (shape.enum or [value]):
         allowed = ", ".join(shape.enum)
         if len(shape.enum) > 12:
-            nearest = difflib.get_close_matches(value, shape.enum, n=3, cutoff=0) or shape.enum[:3]
+            nearest = difflib.get_close_matches(value[:_LONGEST], shape.enum, n=3, cutoff=0) or shape.enum[:3]
             allowed = f"{len(shape.enum)} names, the nearest {', '.join(nearest)}"
         yield Problem(f"{where}: must be one of {allowed}, received {short(value)}")
     pattern = shape.metadata.get("pattern")

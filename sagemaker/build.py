@@ -4,17 +4,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from console import remark
+from instances import has_local_disk, instance_types
 from ml.errors import UserError
 from ml.metrics import metric_definitions
+from ml.settings import SETTINGS
 from place import inputs
 from place.base import Place
 from request import (
     PLACEHOLDER_ACCOUNT,
     TRAINING,
     TUNING,
+    file_uri,
+    has_own_script,
     hyperparameters_of,
     name_key,
     name_of,
@@ -23,6 +25,7 @@ from request import (
     training_part,
 )
 from rules import refuse_wrong_types
+from yaml_files import read_yaml
 
 _SAMPLE_ROWS = {TRAINING: 100_000, TUNING: 30_000}
 
@@ -53,18 +56,6 @@ def build_tuning_request(path: Path, options: dict[str, Any], place: Place) -> t
     _set_search_options(request, options)
     complete_request(request, options, place)
     return request, hyperparameters_of(request).pop("model_db", "")
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """The content of a YAML or JSON file.
-
-    Raises:
-        UserError: it cannot be read; `what` names it in the message.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: such as the 30th of February
-        raise UserError(f"the {what} {path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def read_request(path: Path, operation: str) -> dict[str, Any]:
@@ -109,7 +100,7 @@ def as_text(value: Any) -> str:
 def add_metric_definitions(request: dict[str, Any]) -> None:
     """Completes a request with the regexes of the metrics that the job prints; a user's own script prints its own."""
     algorithm = training_part(request).setdefault("AlgorithmSpecification", {})
-    if "sagemaker_program" not in hyperparameters_of(request) or "MetricDefinitions" not in algorithm:
+    if not has_own_script(request) or "MetricDefinitions" not in algorithm:
         algorithm["MetricDefinitions"] = metric_definitions()
 
 
@@ -127,9 +118,12 @@ def complete_request(request: dict[str, Any], options: dict[str, Any], place: Pl
         algorithm["TrainingImage"] = place.image
     for name, value in options["settings"].items():
         set_hyperparameter(request, name, value)
-    prices = {"train": options["prices"]} if options["prices"] else {}
-    for channel, path in (options["channels"] | prices).items():
-        _set_channel(training_part(request), channel, path)
+    _leave_out_default_preset(request, options)
+    channels = {name: [path] for name, path in options["channels"].items()}
+    if options["prices"]:
+        channels["train"] = list(options["prices"])
+    for channel, paths in channels.items():
+        _set_channel(training_part(request), channel, paths)
     add_metric_definitions(request)
     if place.has_sample_market:
         _use_sample_market(request, options)
@@ -148,7 +142,6 @@ def _set_resources(request: dict[str, Any], options: dict[str, Any]) -> None:
         (resources, "InstanceType", options["instance_type"]),
         (resources, "VolumeSizeInGB", options["volume_size"]),
         (resources, "KeepAlivePeriodInSeconds", options["keep_alive"]),
-        (resources, "VolumeKmsKeyId", options["kms_key"]),
         (results, "KmsKeyId", options["kms_key"]),
         (stopping, "MaxRuntimeInSeconds", options["max_runtime"]),
         (stopping, "MaxWaitTimeInSeconds", options["max_wait"]),
@@ -157,6 +150,11 @@ def _set_resources(request: dict[str, Any], options: dict[str, Any]) -> None:
     ):
         if value is not None and value is not False:  # 0 is a value
             part[key] = value
+    if options["kms_key"]:
+        if with_disk := [name for name in instance_types(job) if has_local_disk(name)]:
+            remark(f"--kms-key encrypts the results alone: the disks of {with_disk[0]} are encrypted by its hardware")
+        else:
+            resources["VolumeKmsKeyId"] = options["kms_key"]
     if options["bucket"]:
         results["S3OutputPath"] = f"s3://{options['bucket']}/position-trainer/jobs"
 
@@ -178,20 +176,35 @@ def _set_fences(request: dict[str, Any], options: dict[str, Any]) -> None:
     if options["environment"]:
         job["Environment"] = job.get("Environment", {}) | options["environment"]
     if options["tags"]:
-        tags = [{"Key": key, "Value": value} for key, value in options["tags"].items()]
-        request["Tags"] = request.get("Tags", []) + tags
+        others = [tag for tag in request.get("Tags", []) if tag.get("Key") not in options["tags"]]
+        request["Tags"] = others + [{"Key": key, "Value": value} for key, value in options["tags"].items()]
 
 
-def _set_channel(job: dict[str, Any], channel: str, path: str) -> None:
-    """Adds a channel to a job, or replaces the one of that name; a path of this machine becomes a file:// URI."""
-    if not path.startswith("s3://"):
-        if not Path(path).exists():
-            raise UserError(f"channel {channel}: there is no file or folder {path}")
-        path = Path(path).resolve().as_uri()
+def _leave_out_default_preset(request: dict[str, Any], options: dict[str, Any]) -> None:
+    """Takes out what the shipped request has for our program and no user gave: their own script gets none of it."""
+    parameters = hyperparameters_of(request)
+    default = parameters.get("preset") == SETTINGS["preset"].default
+    if has_own_script(request) and default and "preset" not in options["settings"]:
+        del parameters["preset"]
+
+
+def _set_channel(job: dict[str, Any], channel: str, paths: list[str]) -> None:
+    """Adds a channel to a job, or replaces the one of that name; paths of this machine become a file:// URI."""
+    if remote := [path for path in paths if path.startswith("s3://")]:
+        if len(paths) > 1:
+            raise UserError(
+                f"channel {channel}: must be one s3:// prefix or files of this machine, received {len(paths)}"
+            )
+        uri = remote[0]
+    else:
+        for path in paths:
+            if not Path(path).exists():
+                raise UserError(f"channel {channel}: there is no file or folder {path}")
+        uri = file_uri(list(map(Path, paths)))
     entry = {
         "ChannelName": channel,
         "DataSource": {
-            "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": path, "S3DataDistributionType": "FullyReplicated"}
+            "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
         },
     }
     others = [other for other in job.get("InputDataConfig", []) if other.get("ChannelName") != channel]
@@ -228,11 +241,11 @@ def _set_search_options(request: dict[str, Any], options: dict[str, Any]) -> Non
     if options["strategy"]:
         config["Strategy"] = options["strategy"]
     most = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {}).get("MaxResource")
-    if most and "sagemaker_program" not in hyperparameters_of(request):  # the resource of our jobs
+    if most and not has_own_script(request):  # the resource of our jobs
         hyperparameters_of(request).setdefault("epochs", str(most))
     if options["parents"]:
         request["WarmStartConfig"] = {
-            "WarmStartType": "IdenticalDataAndAlgorithm",
+            "WarmStartType": options["warm_start_type"] or "IdenticalDataAndAlgorithm",
             "ParentHyperParameterTuningJobs": [
                 {"HyperParameterTuningJobName": parent} for parent in options["parents"]
             ],

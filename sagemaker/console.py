@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,8 +22,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """A console of rich's that lets a broken pipe through, for the command to end as shells expect."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError that rich is handling when it calls this
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _DROPPED = dict.fromkeys(map(ord, "\a\b\v\f\r"))  # what progress bars move the cursor with
@@ -40,8 +51,28 @@ def say(text: str, console: Console = out) -> None:
 
 
 def remark(text: str, style: str | None = None) -> None:
-    """Prints to standard error: what happens meanwhile, and errors."""
-    err.print(visible(text), markup=False, soft_wrap=True, style=style)
+    """Prints to standard error: what happens meanwhile, and errors; nothing where nobody reads it any more."""
+    with contextlib.suppress(OSError):
+        err.print(visible(text), markup=False, soft_wrap=True, style=style)
+
+
+def prepare_output() -> None:
+    """Makes both outputs take any text: escapes where their encoding has no é, nowhere where they were closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+        else:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_unwritten_output() -> None:
+    """Throws away what standard output could not take, so that Python does not try again and complain at its exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(content: Any) -> None:

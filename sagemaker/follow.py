@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.live import Live
 
@@ -36,7 +35,7 @@ def follow(job: Job, view: View, *, interrupt_stops_job: bool) -> bool:
 
     Raises:
         SystemExit: Ctrl-C ended the following; the job goes on.
-        BotoCoreError, ClientError: no network any more, or credentials that ran out; the job goes on.
+        Exception: the following failed, such as without a network; the job goes on, and a note says so.
     """
     interrupted = False
     with view as show_until_end:
@@ -46,18 +45,18 @@ def follow(job: Job, view: View, *, interrupt_stops_job: bool) -> bool:
                 return interrupted
             except KeyboardInterrupt:
                 if interrupted or not interrupt_stops_job:
-                    _print_way_back(job)
+                    remark(f"\n{_way_back(job)}")
                     sys.exit(INTERRUPTED)
                 interrupted = True
                 remark(f"\nstopping the {job.kind}; once more leaves it to stop by itself")
                 job.stop()
-            except (BotoCoreError, ClientError):
-                _print_way_back(job)
+            except Exception as error:
+                error.add_note(_way_back(job))
                 raise
 
 
-def _print_way_back(job: Job) -> None:
-    remark(f"\n{job.name} goes on; come back with: python sagemaker/launch.py logs {job.name}")
+def _way_back(job: Job) -> str:
+    return f"{job.name} goes on; come back with: python sagemaker/launch.py logs {job.name}"
 
 
 def follow_to_summary(job: Job, *, as_json: bool) -> int:

@@ -1,6 +1,7 @@
 """Starts, follows and tunes training jobs, on this machine or on SageMaker.
 
 python sagemaker/launch.py train                                     # a simulated market, on this machine
+python sagemaker/launch.py check prices.csv                          # what a job would understand of it
 python sagemaker/launch.py train --prices prices.parquet --set epochs=20
 python sagemaker/launch.py train --on aws --prices s3://BUCKET/prices/ --spot
 python sagemaker/launch.py tune --on docker --max-parallel 2
@@ -8,23 +9,32 @@ python sagemaker/launch.py COMMAND --help
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load ends the program without a traceback
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import click
-import yaml
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from account.commands import add_commands, remember_image
 from build import build_training_request, build_tuning_request
-from console import out, print_failure, print_json, print_table, remark, say
+from check_prices import check_local_prices, local_prices
+from console import drop_unwritten_output, out, prepare_output, print_failure, print_json, print_table, remark, say
+from error_lines import MENDABLE, line_and_code
 from follow import follow, follow_to_summary, leaderboard_view, log_view
+from image import refuse_wrong_platform
+from ml import __version__
 from ml.errors import UserError
+from models import path_of_model
 from options import (
+    RUNS,
     SETTINGS_FILES,
+    PricesCommand,
     json_option,
     name_argument,
     on_option,
@@ -38,30 +48,44 @@ from options import (
 from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
 from place.find import PLACES, find_job
-from publish import find_best_trial, publish_model
+from predict import predict
+from price_commands import add_price_commands
+from publish import find_best_trial, publish_model, publish_path
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, read_metrics
 from rules import WrongRequest, check
+from yaml_files import as_yaml
+
+_SHOWN_PROBLEMS = 50
 
 
 class _Commands(click.Group):
-    """Errors that a user can mend are one line each and exit code 1; the order of commands is a user's."""
+    """The program's boundary: every exception becomes a line and an exit code. The order of commands is a user's."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except WrongRequest as error:
             count = len(error.problems)
             remark(f"the request has {count} problem{'s' * (count > 1)}, nothing was started:", style="bold red")
-            for problem in error.problems:
+            for problem in error.problems[:_SHOWN_PROBLEMS]:
                 remark(f"  {problem}")
-        except NoCredentialsError:
-            remark("error: no AWS credentials were found; run `aws configure`, or set AWS_PROFILE")
-        except (UserError, BotoCoreError, ClientError, OSError) as error:
-            remark(f"error: {error}")
-        return ctx.exit(1)
+            if count > _SHOWN_PROBLEMS:
+                remark(f"  and {count - _SHOWN_PROBLEMS} more")
+            return ctx.exit(MENDABLE)
+        except (Exception, KeyboardInterrupt) as error:
+            line, code = line_and_code(error, ctx.meta.get(RUNS, ()))
+            if line:
+                remark(line)
+            drop_unwritten_output()
+            return ctx.exit(code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -72,6 +96,7 @@ class _Commands(click.Group):
     help="YAML with defaults for options: role, image, bucket, region, runs.  "
     "[default: position-trainer.yaml here, or in ~/.config]",
 )
+@click.version_option(__version__, prog_name="position-trainer")
 @click.pass_context
 def main(context: click.Context, settings_file: Path | None) -> None:
     """Train and tune position models: the same request as a process here, as a container, or on SageMaker."""
@@ -83,7 +108,7 @@ def main(context: click.Context, settings_file: Path | None) -> None:
         context.default_map["push"] = {name: value for name, value in values.items() if name != "image"}
 
 
-@main.command()
+@main.command(cls=PricesCommand)
 @request_argument("training_job.yaml")
 @request_options
 def train(request_file: Path, **options: Any) -> None:
@@ -99,7 +124,7 @@ def train(request_file: Path, **options: Any) -> None:
         _go_on_with(Job(place, place.start(request), tuning=False), options)
 
 
-@main.command()
+@main.command(cls=PricesCommand)
 @request_argument("tuning_job.yaml")
 @click.option("--resume", metavar="NAME", help="Go on with a tuning job of this machine that was killed or stopped.")
 @click.option("--max-jobs", type=int, help="Trials in all.")
@@ -107,6 +132,11 @@ def train(request_file: Path, **options: Any) -> None:
 @click.option("--strategy", metavar="NAME", help="Bayesian, Random, Hyperband or Grid.")
 @click.option(
     "--warm-start", "parents", multiple=True, metavar="NAME", help="Learn from an earlier tuning job. Repeatable."
+)
+@click.option(
+    "--warm-start-type",
+    type=click.Choice(["IdenticalDataAndAlgorithm", "TransferLearning"]),
+    help="TransferLearning where data, image or settings differ.  [default: IdenticalDataAndAlgorithm]",
 )
 @request_options
 def tune(request_file: Path, resume: str | None, **options: Any) -> None:
@@ -135,16 +165,18 @@ def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, 
 
     Raises:
         WrongRequest: it would be refused.
+        UserError: its prices would be.
     """
+    prices = local_prices(request)
     uploads = place.prepare(request)
     check(request, place.problems_with)
+    if not options["no_check"]:
+        check_local_prices(request, prices)
     if options["dry_run"]:
-        click.echo(
-            json.dumps(request, indent=1, default=str)
-            if options["as_json"]
-            else yaml.safe_dump(request, sort_keys=False, allow_unicode=True).rstrip()
-        )
+        click.echo(json.dumps(request, indent=1, default=str) if options["as_json"] else as_yaml(request))
         return False
+    for line in place.preflight(request):
+        remark(line)
     if not options["no_doctor"]:
         place.examine(request)
     if estimate := place.estimate(request):
@@ -284,7 +316,17 @@ def best(name: str, as_json: bool, **options: Any) -> None:
 def publish(
     name: str, of_tuning: bool, model_db: str | None, model_key: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Publish a finished job's model to KYDB: after network isolation, or a tuning job's winner."""
+    """Publish a finished job's model to KYDB: after network isolation, or a tuning job's winner.
+
+    NAME may also be a folder with a model's files or a model.tar.gz, such as an SDK's local mode leaves.
+    """
+    if path := path_of_model(name, options["runs"]):
+        published = publish_path(path, model_db, model_key)
+        if as_json:
+            print_json(published)
+        else:
+            say("published {File} to {ModelDb} {ModelKey}".format_map(published))
+        return
     job = _find_job(name, options)
     if of_tuning:
         trial = find_best_trial(job)
@@ -300,6 +342,9 @@ def publish(
         say("published {File} to {ModelDb} {ModelKey}".format_map(published))
 
 
+main.add_command(predict)
+
+
 @main.command()
 @click.option("--image", default="position-trainer", show_default=True, help="Image on this machine.")
 @click.option("--repository", default="position-trainer", show_default=True, help="ECR repository; made if missing.")
@@ -311,6 +356,7 @@ def push(context: click.Context, image: str, repository: str, as_json: bool, **o
 
     An image without a tag gets one from its content, so that what a job ran can be told for good.
     """
+    refuse_wrong_platform(image)
     uri = AwsPlace(options["runs"], options["region"]).push(image, repository)
     remember_image(context, uri)
     if as_json:
@@ -319,7 +365,11 @@ def push(context: click.Context, image: str, repository: str, as_json: bool, **o
         say(uri)
 
 
+add_price_commands(main)
 add_commands(main)
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # and is not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    prepare_output()
     main()

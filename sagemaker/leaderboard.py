@@ -64,7 +64,7 @@ def write_files(folder: Path, tuning: dict[str, Any], trials: list[dict[str, Any
     """Writes the leaderboard's CSV and page into a folder, each whole or not at all."""
     columns, rows = table(tuning, trials)
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([columns, *rows])
+    csv.writer(text).writerows([map(_without_spreadsheet_formula, row) for row in (columns, *rows)])
     for name, content in ((CSV, text.getvalue()), (PAGE, page(tuning, trials))):
         write_whole(folder / name, content)
 
@@ -105,6 +105,15 @@ def _cut(text: str) -> str:
         return text if float(text).is_integer() else f"{float(text):.4g}"
     except ValueError:
         return text
+
+
+def _without_spreadsheet_formula(text: str) -> str:
+    """A cell's text, which a spreadsheet shows and does not compute; numbers stay numbers."""
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return text
 
 
 def _parse_time(value: str | datetime) -> datetime:

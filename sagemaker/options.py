@@ -1,18 +1,31 @@
 """The options of the commands, and the settings file with defaults for them."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from build import read_yaml
+from aws_model import short
 from ml.errors import UserError
 from place.base import Place
 from place.find import PLACES, make_place
+from request import bucket_name
+from yaml_files import read_yaml
 
 HERE = Path(__file__).resolve().parent
-SETTINGS_FILES = (Path("position-trainer.yaml"), Path("~/.config/position-trainer.yaml").expanduser())
+
+
+def _settings_files() -> tuple[Path, ...]:
+    found = [Path("position-trainer.yaml")]
+    with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+        found.append(Path("~/.config/position-trainer.yaml").expanduser())
+    return tuple(found)
+
+
+SETTINGS_FILES = _settings_files()
+RUNS = "position-trainer.runs"  # where a click context's `meta` has the folders that the command writes to
 
 _IN_SETTINGS_FILES = ("role", "image", "bucket", "region", "runs")
 
@@ -25,6 +38,25 @@ def parse_pairs(_context: click.Context, _parameter: click.Parameter, values: tu
     return dict(value.split("=", 1) for value in values)
 
 
+def parse_runs(context: click.Context, _parameter: click.Parameter, value: Path) -> Path:
+    """The runs folder, which the error boundary knows of as well."""
+    if found := set(":;|") & set(str(value.absolute())):
+        raise click.BadParameter(
+            f"docker mounts and KYDB URLs take {' and '.join(sorted(found))} for separators; "
+            f"name a folder without, received {str(value)!r}"
+        )
+    context.meta[RUNS] = [value]
+    return value
+
+
+def parse_bucket(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The name of a bucket, which may be given as s3://NAME/ as well."""
+    try:
+        return bucket_name(value) if value else value
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _together(*options: Callable) -> Callable:
     """One decorator for several."""
 
@@ -34,6 +66,22 @@ def _together(*options: Callable) -> Callable:
         return command
 
     return decorate
+
+
+class PricesCommand(click.Command):
+    """A command whose --prices takes all that a shell makes of --prices *.parquet; a YAML file ends them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        parsed, taking = list[str](), False
+        for number, arg in enumerate(args):
+            if arg.startswith("-"):
+                taking = arg == "--prices"
+            elif taking and args[number - 1] != "--prices":
+                taking = not arg.endswith((".yaml", ".yml"))
+                if taking:
+                    parsed.append("--prices")
+            parsed.append(arg)
+        return super().parse_args(ctx, parsed)
 
 
 def request_argument(default: str) -> Callable:
@@ -56,6 +104,7 @@ place_options = _together(
         type=click.Path(file_okay=False, path_type=Path),
         default=HERE.parent / "runs",
         envvar="POSITION_TRAINER_RUNS",
+        callback=parse_runs,
         help="Folder of the job folders.  [default: runs/ in the checkout]",
     ),
     click.option("--region", envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="AWS region."),
@@ -82,8 +131,9 @@ request_options = _together(
     ),
     click.option(
         "--prices",
-        metavar="PATH",
-        help="Price history: a Parquet or CSV file, a folder of them, or s3://...; short for --channel train=PATH.",
+        multiple=True,
+        metavar="PATH...",
+        help="Price history: files, a folder of them, or s3://...; the channel train. Repeatable.",
     ),
     click.option(
         "--channel",
@@ -109,7 +159,13 @@ request_options = _together(
     # The account's
     click.option("--role", envvar="POSITION_TRAINER_ROLE", help="ARN of the role that the job runs as."),
     click.option("--image", envvar="POSITION_TRAINER_IMAGE", help="URI of the image."),
-    click.option("--bucket", envvar="POSITION_TRAINER_BUCKET", help="S3 bucket for what jobs leave."),
+    click.option(
+        "--bucket",
+        envvar="POSITION_TRAINER_BUCKET",
+        callback=parse_bucket,
+        metavar="NAME",
+        help="S3 bucket for what jobs leave.",
+    ),
     # The machine
     click.option("--instance-type", metavar="TYPE", help="Such as ml.g5.xlarge."),
     click.option("--volume-size", type=int, metavar="GB", help="Size of the instance's disk."),
@@ -125,7 +181,11 @@ request_options = _together(
     # The fences
     click.option("--subnet", "subnets", multiple=True, metavar="ID", help="VPC subnet. Repeatable."),
     click.option("--security-group", "security_groups", multiple=True, metavar="ID", help="Repeatable."),
-    click.option("--kms-key", metavar="ID", help="Encrypt the volume and the results with it."),
+    click.option(
+        "--kms-key",
+        metavar="ID",
+        help="Encrypt the results and the volume with it; a type with disks of its own (g5, p4d) encrypts them itself.",
+    ),
     click.option("--network-isolation", is_flag=True, help="No network from inside the job."),
     click.option(
         "--docker-network",
@@ -144,6 +204,7 @@ request_options = _together(
     ),
     click.option("--tag", "tags", multiple=True, callback=parse_pairs, metavar="NAME=VALUE", help="Repeatable."),
     # The launch
+    click.option("--no-check", is_flag=True, help="Do not look at price files of this machine before the start."),
     click.option("--no-doctor", is_flag=True, help="With --on aws: do not look at the account before the start."),
     click.option("--dry-run", is_flag=True, help="Check and print the request as YAML (or --json); start nothing."),
     click.option("--detach", is_flag=True, help="Return at once; `logs NAME` follows."),
@@ -160,13 +221,18 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     """
     values = read_yaml(path, "settings file") or {}
     if not isinstance(values, dict):
-        raise UserError(f"the settings file {path} must hold lines of NAME: VALUE, received {values!r}")
-    if unknown := [str(name) for name in values if name not in _IN_SETTINGS_FILES]:
+        raise UserError(f"the settings file {path} must hold lines of NAME: VALUE, received {short(values)}")
+    if unknown := [name for name in values if name not in _IN_SETTINGS_FILES]:
         raise UserError(
-            f"the settings file {path} may hold {', '.join(_IN_SETTINGS_FILES)}, received {', '.join(unknown)} too"
+            f"the settings file {path} may hold {', '.join(_IN_SETTINGS_FILES)}, received "
+            f"{', '.join(map(str, unknown[:5]))[:200]} too"
+        )
+    if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
+        raise UserError(
+            f"the settings file {path}: {wrong[0]} must be text, received {short(values[wrong[0]])}; quote it"
         )
     if "runs" in values:
-        values["runs"] = Path(str(values["runs"])).expanduser()
+        values["runs"] = Path(values["runs"]).expanduser()
     return values
 
 

@@ -5,10 +5,12 @@ from typing import Any
 
 from leaderboard import best_of
 from ml.errors import UserError
-from ml.settings import SETTINGS, Settings, parse_value
+from ml.hyperparameters import parse_value
+from ml.settings import SETTINGS
+from models import find_h5_file, job_record, model_files
 from place.base import Job, Record
 from request import objective_of
-from results import mark_published, read_metrics
+from results import mark_published, read_metrics, read_metrics_file
 
 
 def find_best_trial(job: Job) -> Record:
@@ -50,22 +52,41 @@ def publish_model(job: Job, model_db: str | None, model_key: str | None) -> tupl
     if not url:
         raise UserError(f"{job.name} names no KYDB to publish to; give --model-db URL")
     folder = job.place.collect(job.name)
-    metrics = read_metrics(folder)
-    if metrics.get("best_epoch") == 0:
-        raise UserError(f"{job.name} was stopped before its first epoch ended; its model is not worth publishing")
-    path = _find_h5_file(folder / "model", own[1])
+    published = _publish_folder(folder / "model", job.name, url, key, own[1])
+    if (metrics := read_metrics(folder)) and (url, key) == own:
+        mark_published(folder, metrics)
+    return published, folder
+
+
+def publish_path(path: Path, model_db: str | None, model_key: str | None) -> dict[str, Any]:
+    """Publishes a model that no job of this launcher left, such as one of an SDK's local mode.
+
+    Args:
+        path: a folder or model.tar.gz.
+        model_db: KYDB URL; None: the one in the model's job.json.
+        model_key: KYDB key; None: the one in the model's job.json.
+
+    Returns:
+        As `publish_model`.
+
+    Raises:
+        UserError: as `publish_model`.
+    """
+    with model_files(path) as folder:
+        name, settings = job_record(folder)
+        own_key = settings.get("model_key", str(SETTINGS["model_key"].default))
+        url = parse_value("model_db", model_db or settings.get("model_db", ""))
+        if not url:
+            raise UserError(f"{path} names no KYDB to publish to; give --model-db URL")
+        published = _publish_folder(folder, name, url, parse_value("model_key", model_key or own_key), own_key)
+    return published | {"File": str(path)}
+
+
+def _publish_folder(folder: Path, name: str, url: str, key: str, own_key: str) -> dict[str, Any]:
+    if read_metrics_file(folder / "metrics.json").get("best_epoch") == 0:
+        raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
+    path = find_h5_file(folder, own_key)
     from ml.deliver import publishing  # with kydb and pandas, which no other command needs
 
-    publishing.publish(url, key, path.read_bytes(), job.name)
-    if metrics and (url, key) == own:
-        mark_published(folder, metrics)
-    return {"TrainingJobName": job.name, "ModelDb": url, "ModelKey": key, "File": str(path)}, folder
-
-
-def _find_h5_file(folder: Path, model_key: str) -> Path:
-    """The .h5 file that a job left, named by its model key."""
-    named = folder / Settings(model_key=model_key).h5_name
-    found = [named] if named.is_file() else sorted(folder.glob("*.h5"))
-    if len(found) != 1:
-        raise UserError(f"{folder} must have one .h5 file, found {', '.join(path.name for path in found) or 'none'}")
-    return found[0]
+    publishing.publish(url, key, path.read_bytes(), name)
+    return {"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)}

@@ -4,6 +4,8 @@ CreateTrainingJob and CreateHyperParameterTuningJob. These functions take a requ
 values are: a value of a wrong type reads as absent, and `aws_model` reports it.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +16,9 @@ TUNING = "CreateHyperParameterTuningJob"
 
 # What the YAML files ship with: it passes AWS's patterns, and it is nobody's account.
 PLACEHOLDER_ACCOUNT = "111122223333"
+
+# S3's rule; upper case and underscores are of buckets made before 2018.
+_BUCKET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
 RANGE_KINDS = {"IntegerParameterRanges": int, "ContinuousParameterRanges": float, "CategoricalParameterRanges": str}
 
@@ -47,6 +52,21 @@ def training_part(request: dict[str, Any]) -> dict[str, Any]:
     """The part that describes a training job: the request itself, or a tuning job's definition."""
     part = request.get("TrainingJobDefinition", request) if operation_of(request) == TUNING else request
     return part if isinstance(part, dict) else {}
+
+
+def at_job(request: dict[str, Any]) -> str:
+    """What the path of a training job's key begins with in messages."""
+    return "TrainingJobDefinition." if operation_of(request) == TUNING else ""
+
+
+def at_parameters(request: dict[str, Any]) -> str:
+    """The path of `hyperparameters_of` in messages."""
+    return f"{at_job(request)}StaticHyperParameters" if operation_of(request) == TUNING else "HyperParameters"
+
+
+def has_own_script(request: dict[str, Any]) -> bool:
+    """Whether the job is a script of the user's, which the image's toolkit runs in place of our program."""
+    return "sagemaker_program" in hyperparameters_of(request)
 
 
 def hyperparameters_of(request: dict[str, Any]) -> dict[str, str]:
@@ -86,6 +106,29 @@ def s3_sources(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: source for name, source in sources.items() if isinstance(source.get("S3Uri"), str)}
 
 
-def local_path(uri: str) -> Path:
-    """The path of a file:// URI, which holds what is special in URIs, blanks among them, percent-encoded."""
-    return Path(url2pathname(urlsplit(uri).path))
+def file_uri(paths: Sequence[Path]) -> str:
+    """The file:// URI of files or folders of this machine; several are joined by `|`, which no such URI has."""
+    return "|".join(path.resolve().as_uri() for path in paths)
+
+
+def local_paths(uri: str) -> list[Path]:
+    """The paths of `file_uri`'s result; what is special in URIs, blanks among them, is percent-encoded in it."""
+    return [Path(url2pathname(urlsplit(each).path)) for each in uri.split("|")]
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of an S3 URI; keys may have what `urlsplit` cuts at."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def bucket_name(text: str) -> str:
+    """The name of a bucket that is given as a name, as s3://NAME or with a slash after it.
+
+    Raises:
+        ValueError: it is no name of a bucket.
+    """
+    name = text.removeprefix("s3://").removesuffix("/")
+    if not _BUCKET.fullmatch(name):
+        raise ValueError(f"a bucket is a name of 3 to 63 letters, digits, dots and dashes, received {text[:80]!r}")
+    return name

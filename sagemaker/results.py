@@ -17,8 +17,13 @@ from request import objective_of
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """What a job in that folder measured; empty where it left no metrics.json, or a script of the user's its own."""
+    return read_metrics_file(folder / "model" / "metrics.json")
+
+
+def read_metrics_file(path: Path) -> dict[str, Any]:
+    """What is in a metrics.json; empty where it is none of ours."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads((folder / "model" / "metrics.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         shapes = {"best": dict, "epochs": list, "performance": dict, "folds": list}
         if (
             isinstance(content, dict)

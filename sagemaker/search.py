@@ -22,12 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL
 
 import leaderboard
+from ml.errors import UserError
 from ml.metrics import METRICS
 from place.base import FINAL, NoSuchJob
 from place.find import make_place_here
-from place.record import TUNING_RECORD, DamagedRecord, now, read_record, write_record
+from place.record import TUNING_RECORD, now, read_record, write_record
 from request import objective_of, ranges_of, training_part
 from search_rules import MedianRule, TunedRange
 
@@ -85,7 +87,7 @@ class Search:
         self._began = datetime.now()
         self._study = optuna.create_study(
             study_name=self._name,
-            storage=f"sqlite:///{folder / 'search.db'}",
+            storage=URL.create("sqlite", database=str(folder / "search.db")).render_as_string(),
             load_if_exists=True,
             direction="maximize" if self._maximize else "minimize",
             pruner=self._make_pruner(),
@@ -245,6 +247,8 @@ class Search:
             "HyperParameters": parameters,
             "TuningJobName": self._name,
         }
+        if "SearchId" in self._record:  # searches of before 0.9.0 have none
+            request["SearchId"] = self._record["SearchId"]
         self._place.start(request, cores=self._free_cores())
         self._log(
             f"{self._job_name(trial.number)} started: " + " ".join(f"{name}={value}" for name, value in tuned.items())
@@ -265,14 +269,14 @@ class Search:
     def _take_up(self, trial: Trial) -> None:
         """Takes up a trial of a search that was killed or stopped: leaves it alone where it runs or ended."""
         job = self._job_name(trial.number)
-        with contextlib.suppress(NoSuchJob, DamagedRecord):  # then it is started
-            record = self._place.describe(job)
+        with contextlib.suppress(NoSuchJob):  # then it is started
+            record = self._place.describe_trial(job, self._record)
             early = self._study.get_trials(deepcopy=False)[trial.number].user_attrs.get("stopped_early")
             again = ("Interrupted",) if early else ("Interrupted", "Stopped")
             if record["SecondaryStatus"] not in again:
                 self._log(f"{job} {'ended meanwhile' if record['TrainingJobStatus'] in FINAL else 'goes on'}")
                 return
-        self._place.remove(job)
+            self._place.remove_trial(job, self._record)
         self._start(trial)
 
     def _watch(self, trial: Trial) -> bool:
@@ -299,7 +303,7 @@ class Search:
         if secondary == "Interrupted" and self._restarts.get(trial.number, 0) < _RESTARTS:
             self._restarts[trial.number] = self._restarts.get(trial.number, 0) + 1
             self._log(f"{job} vanished and is started again")
-            self._place.remove(job)
+            self._place.remove_trial(job, self._record)
             self._start(trial)
             return False
         if status == "Stopped" and self._stop_asked and "stopped_early" not in trial.user_attrs:
@@ -336,7 +340,8 @@ class Search:
         self._record |= {
             "HyperParameterTuningJobStatus": "Failed",
             "HyperParameterTuningEndTime": now(),
-            "FailureReason": f"{type(error).__name__}: {error}; go on by tune --resume {self._name}",
+            "FailureReason": f"{'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}; "
+            f"go on by tune --resume {self._name}",
         }
         write_record(self._folder / TUNING_RECORD, self._record)
 

@@ -9,7 +9,8 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 
-from ml.settings import MAX_GAP, parse_gap
+from ml.hyperparameters import parse_gap
+from ml.settings import MAX_GAP
 
 _MICROSECOND = timedelta(microseconds=1)
 _ENDLESS = 2**63 - 1  # nanoseconds
@@ -21,7 +22,7 @@ def segment_bounds(frame: pd.DataFrame, max_gap: str = MAX_GAP) -> np.ndarray:
     Args:
         frame: rows in the order of time, or instrument by instrument where it has a column `symbol`. Without times
             as index, rows of one symbol are one segment.
-        max_gap: as `ml.settings.parse_gap` reads it.
+        max_gap: as `ml.hyperparameters.parse_gap` reads it.
     """
     rows = len(frame)
     begins = np.zeros(rows, bool)

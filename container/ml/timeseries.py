@@ -47,9 +47,13 @@ class TimeSeries(kydb.DbObj):
     reader sees all of a write or nothing. Only then are the chunks deleted that the replaced list alone named.
 
     Example:
-        >>> db = kydb.connect("dynamodb://epython/timeseries")
+        >>> db = kydb.connect(f"files:/{folder}")
         >>> time_series(db, "/symbols/ml/training_data/FX_BTC_JPY").replace(frame)
-        >>> db["/symbols/ml/training_data/FX_BTC_JPY"].curve(date(2017, 6, 1), date(2020, 6, 1))
+        >>> len(db["/symbols/ml/training_data/FX_BTC_JPY"].curve(date(2019, 1, 1), date(2019, 1, 1)))
+        1440
+
+    Attributes:
+        wrote: called with the number of rows of each chunk that `replace` and `append` have written.
     """
 
     def init(self):
@@ -59,6 +63,7 @@ class TimeSeries(kydb.DbObj):
         self._name = f"{self.key} in {redacted(self._store.url)}"
         self._chunk_folder = f"{_CHUNK_FOLDER}/{self.key.strip('/')}"
         self._damage = ""  # of the list, told by whoever needs it
+        self.wrote: Callable[[int], None] = lambda rows: None
 
     @kydb.stored
     def chunks(self):
@@ -301,6 +306,7 @@ class TimeSeries(kydb.DbObj):
                 }
                 written.append(chunk)
                 self._store.set_raw(self._store._get_full_path(chunk["key"]), pickle.dumps(content))
+                self.wrote(len(rows))
         except BaseException:
             self._delete_chunks(written)
             raise

@@ -28,6 +28,7 @@ _ELSEWHERE = {
     "sample_rows": None,
     "dry_run": False,
     "detach": False,
+    "no_check": False,
     "no_doctor": False,
 }
 _SEARCH = {"max_jobs": None, "max_parallel": None, "strategy": None, "parents": ()}

@@ -1,26 +1,28 @@
 """The place called aws: SageMaker itself, its logs in CloudWatch, its results in S3, images in ECR."""
 
 import base64
+import contextlib
 import itertools
+import secrets
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
+import boto3.exceptions
 import botocore.config
 import botocore.exceptions
 
 import rules
 from account.doctor import WRONG, examined, told
+from archive import unpack
 from ml.errors import UserError
-from place import cost
+from place import cost, inputs, warm_start
 from place.base import FINAL, Listing, NoSuchJob, Upload
-from request import local_path, name_of, s3_sources, training_part
+from request import TUNING, name_of, operation_of, s3_sources, split_s3, training_part
 
 _LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _LISTED = 50
@@ -30,24 +32,23 @@ _PREFIX = "position-trainer"
 def channels_in_s3(request: dict[str, Any], name: str) -> list[Upload]:
     """Points the file:// channels of a request to where their files will be in S3.
 
+    The prefix is one that no other start has, so that two never mix their files, whatever their names.
+
     Returns:
-        What is to be uploaded: each file on this machine and its S3 URI.
+        What is to be uploaded.
 
     Raises:
         UserError: there is no such file or folder, or it is empty.
     """
     uploads: list[Upload] = []
-    results = training_part(request).get("OutputDataConfig", {}).get("S3OutputPath", "").rstrip("/")
+    results = training_part(request).get("OutputDataConfig", {})
+    prefix = f"{results.get('S3OutputPath', '').rstrip('/').removesuffix('/jobs')}/inputs/{name}-{secrets.token_hex(4)}"
     for channel, source in s3_sources(request).items():
         if source["S3Uri"].startswith("file://"):
-            uri = f"{results.removesuffix('/jobs')}/inputs/{name}/{channel}/"  # which expires, as results must not
-            root = local_path(source["S3Uri"])
-            files = [path for path in (root, *root.rglob("*")) if path.is_file()]
-            if not files:
-                raise UserError(f"channel {channel}: there is no file {root}, nor a folder with files")
-            above = root.parent if root.is_file() else root
-            uploads += [(path, uri + path.relative_to(above).as_posix()) for path in files]
-            source["S3Uri"] = uri
+            files = inputs.files_at(source["S3Uri"])
+            source["S3Uri"] = f"{prefix}/{channel}/"
+            key = results.get("KmsKeyId", "")
+            uploads += [Upload(file.path, source["S3Uri"] + file.name, key) for file in files]
     return uploads
 
 
@@ -126,9 +127,42 @@ class AwsPlace:
 
     def upload(self, uploads: list[Upload]) -> None:
         """Uploads files of this machine to S3."""
-        for path, uri in uploads:
-            bucket, _, key = uri.removeprefix("s3://").partition("/")  # whole: names may have what urlsplit cuts at
-            self.client("s3").upload_file(str(path), bucket, key)
+        for path, uri, kms_key in uploads:
+            bucket, key = split_s3(uri)
+            extra = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+            try:
+                self.client("s3").upload_file(str(path), bucket, key, ExtraArgs=extra)
+            except (boto3.exceptions.Boto3Error, botocore.exceptions.ClientError, OSError) as error:
+                raise UserError(f"{path} cannot be uploaded to {uri}: {error}") from None
+
+    def preflight(self, request: dict[str, Any]) -> list[str]:
+        tuning = operation_of(request) == TUNING
+        name = name_of(request)
+        with contextlib.suppress(NoSuchJob):
+            (self.describe_tuning if tuning else self.describe)(name)
+            kind = "tuning job" if tuning else "job"
+            raise UserError(f"there is a {kind} {name} already on SageMaker in {self.region}; choose another --name")
+        parents = request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
+        return [
+            line for parent in parents for line in self._differences(request, parent["HyperParameterTuningJobName"])
+        ]
+
+    def _differences(self, request: dict[str, Any], parent: str) -> list[str]:
+        """Lines on what a tuning job to learn from has otherwise, as far as its record says it."""
+        record = self.describe_tuning(parent)
+        found = [
+            f"warm start from {parent}: {difference}"
+            for difference in (
+                *warm_start.differing_settings(request, record),
+                *warm_start.differing_channels(request, record),
+            )
+        ]
+        if found and request["WarmStartConfig"].get("WarmStartType") == "IdenticalDataAndAlgorithm":
+            found.append(
+                "SageMaker takes IdenticalDataAndAlgorithm for the same data and image only; "
+                "--warm-start-type TransferLearning is for others"
+            )
+        return found
 
     # Training jobs
 
@@ -210,31 +244,41 @@ class AwsPlace:
         folder = self.folder(name)
         model = record.get("ModelArtifacts", {}).get("S3ModelArtifacts")
         if model and not (folder / "model").exists():
-            self._unpack(model, folder / "model")
-        output = f"{record['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output/output.tar.gz"
+            self._fetch(model, folder / "model")
+        results = record["OutputDataConfig"]
+        output = f"{results['S3OutputPath'].rstrip('/')}/{name}/output/"
+        output += "data/" if results.get("CompressionType") == "NONE" else "output.tar.gz"
         if not (folder / "output" / "data").exists() and record["TrainingJobStatus"] in FINAL:
             try:
-                self._unpack(output, folder / "output" / "data")
+                self._fetch(output, folder / "output" / "data")
             except _NotThere:  # a job that wrote no output data has none
                 (folder / "output" / "data").mkdir(parents=True)
         return folder
 
-    def _unpack(self, uri: str, folder: Path) -> None:
-        """Unpacks a .tar.gz in S3 into a folder, whole or not at all.
+    def _fetch(self, uri: str, folder: Path) -> None:
+        """Brings a .tar.gz in S3, unpacked, or all under a prefix (CompressionType NONE) into a folder, or nothing.
 
         Raises:
             _NotThere: it is not there.
             UserError: it is not an archive, or has members that would land elsewhere, or may not be read.
         """
-        parts = urlsplit(uri)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             archive, content = Path(temporary) / "archive", Path(temporary) / "content"
+            bucket, key = split_s3(uri)
+            content.mkdir()
             try:
-                self.client("s3").download_file(parts.netloc, parts.path.lstrip("/"), str(archive))
-                with tarfile.open(archive) as opened:
-                    opened.extractall(content, filter="data")
-            except (botocore.exceptions.ClientError, tarfile.TarError, OSError) as error:
+                if uri.endswith(".tar.gz"):
+                    self.client("s3").download_file(bucket, key, str(archive))
+                    unpack(archive, content)
+                else:
+                    uri = f"{uri.rstrip('/')}/"
+                    inputs.download_prefix(self.client("s3"), uri, content, hidden=True)
+            except inputs.NoObjects as error:
+                raise _NotThere(str(error)) from None
+            except UserError as error:
+                raise UserError(f"{uri} cannot be unpacked: {error}") from None
+            except (botocore.exceptions.ClientError, OSError) as error:
                 missing = isinstance(error, botocore.exceptions.ClientError) and error.response["Error"]["Code"] in (
                     "404",
                     "NoSuchKey",

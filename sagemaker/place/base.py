@@ -8,13 +8,19 @@ from typing import Any, NamedTuple, Protocol
 from ml.errors import UserError
 
 Record = dict[str, Any]  # what SageMaker's Describe call answers for a job
-Upload = tuple[Path, str]  # a file of this machine and the S3 URI that it goes to
-
 FINAL = ("Completed", "Failed", "Stopped")  # statuses of jobs that have ended
 
 
 class NoSuchJob(UserError):
     """The place has no job of that name."""
+
+
+class Upload(NamedTuple):
+    """A file of this machine, the S3 URI that it goes to, and the KMS key that S3 encrypts it with."""
+
+    path: Path
+    uri: str
+    kms_key: str = ""
 
 
 class Listing(NamedTuple):
@@ -72,6 +78,14 @@ class Place(Protocol):
 
     def bill(self, record: Record) -> str:
         """A line: what an ended job cost; empty where the place is free."""
+        ...
+
+    def preflight(self, request: Record) -> list[str]:
+        """Looks, before anything is uploaded, whether the name is free; returns what the user should know.
+
+        Raises:
+            UserError: the name is taken.
+        """
         ...
 
     def upload(self, uploads: list[Upload]) -> None:

@@ -2,13 +2,14 @@
 
 import os
 import re
+import secrets
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml.errors import UserError
+from place import engine
 from place.local import LocalPlace
 
 # A job writes below /opt/ml and in a /tmp of its own, and needs no power over the machine.
@@ -33,26 +34,28 @@ class DockerPlace(LocalPlace):
     def _inside(self, folder: Path) -> str:
         return "/opt/ml"
 
-    def remove(self, name: str) -> None:
-        subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=False)
-        super().remove(name)
+    def preflight(self, request: dict[str, Any]) -> list[str]:
+        prices, model = _kydb_folders(request)
+        return super().preflight(request) + [
+            f"{path} holds prices and models, so the container may write to the prices too; a model_db in another "
+            "folder keeps them read-only"
+            for path in sorted(prices & model)
+        ]
+
+    def _share(self, snapshot: Path, target: Path) -> None:
+        target.mkdir()  # where the snapshot is mounted
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
         if not shutil.which("docker"):
             raise UserError("the docker command is not installed; install it, or run --on local")
-        name = request["TrainingJobName"]
-        command = [
-            "docker",
-            "run",
-            "--rm",
-            "--name",
-            name,
-            "--user",
-            f"{os.getuid()}:{os.getgid()}",
-            "--volume",
-            f"{folder}:/opt/ml",
-            *_FENCES,
-        ]
+        name, start_id = request["TrainingJobName"], secrets.token_hex(6)
+        labels = engine.labels_of(self.runs, name, start_id)
+        # A job's name may be another container's: what is asked for later is the label.
+        command = ["docker", "run", "--rm", "--name", f"{name}-{start_id}"]
+        command += [part for label, value in labels.items() for part in ("--label", f"{label}={value}")]
+        command += ["--user", f"{os.getuid()}:{os.getgid()}", *_FENCES, *_mount(folder, "/opt/ml")]
+        for channel, snapshot in self._snapshots(request).items():
+            command += _mount(snapshot, f"/opt/ml/input/data/{channel}", read_only=True)
         network = "none" if request.get("EnableNetworkIsolation") else self.network
         if network:
             command += ["--network", network]
@@ -60,47 +63,84 @@ class DockerPlace(LocalPlace):
             command += ["--gpus", "all"]
         if cores:
             command += ["--cpuset-cpus", ",".join(map(str, cores))]
-        for path in _kydb_folders(request):
-            Path(path).mkdir(parents=True, exist_ok=True)
-            command += ["--volume", f"{path}:{path}"]
+        command += _kydb_mounts(request)
         environment = {"TRAINING_JOB_NAME": name} | request.get("Environment", {})
         for variable, value in environment.items():
             command += ["--env", f"{variable}={value}"]
         for variable in self._secrets(request):  # by name, so that no value shows in the list of processes
             command += ["--env", variable]
         image = request["AlgorithmSpecification"]["TrainingImage"]
-        return {"Command": [*command, image, "train"], "CommandEnvironment": {}, "Container": name}
+        return {"Command": [*command, image, "train"], "CommandEnvironment": {}, engine.LABELS: labels}
 
     def _secrets(self, request: dict[str, Any]) -> dict[str, str]:
-        """The caller's AWS credentials, where a KYDB is on AWS: on SageMaker the role's would be there."""
-        if not any(url.startswith(("s3://", "dynamodb://")) for url in _kydb_urls(request)):
+        """The caller's AWS credentials, where a setting or a variable of the job names AWS.
+
+        On SageMaker the role's would be there, but not in an isolated job; what the request sets itself stays.
+        """
+        given = request.get("Environment", {})
+        texts = [*request.get("HyperParameters", {}).values(), *given.values()]
+        if request.get("EnableNetworkIsolation") or not any(re.search("(s3|dynamodb)://", text) for text in texts):
             return {}
         import boto3
 
         session = boto3.Session()
-        found = session.get_credentials()
-        if found is None:
-            raise UserError("the job's KYDB is on AWS, and no AWS credentials were found; run `aws configure`")
-        keys = found.get_frozen_credentials()
-        endpoints = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
-        variables = {
-            "AWS_ACCESS_KEY_ID": keys.access_key,
-            "AWS_SECRET_ACCESS_KEY": keys.secret_key,
-            "AWS_SESSION_TOKEN": keys.token,
-            "AWS_DEFAULT_REGION": session.region_name,
-        }
-        return endpoints | {name: value for name, value in variables.items() if value}
+        variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
+        variables["AWS_DEFAULT_REGION"] = session.region_name or ""
+        if "AWS_ACCESS_KEY_ID" not in given:
+            found = session.get_credentials()
+            if found is None:
+                raise UserError("the job names S3 or DynamoDB, and no AWS credentials were found; run `aws configure`")
+            keys = found.get_frozen_credentials()
+            variables |= {
+                "AWS_ACCESS_KEY_ID": keys.access_key,
+                "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+                "AWS_SESSION_TOKEN": keys.token or "",
+            }
+        return {name: value for name, value in variables.items() if value and name not in given}
 
 
-def _kydb_urls(request: dict[str, Any]) -> list[str]:
-    """The URLs of every KYDB in the hyperparameters; unions and caches are several."""
-    parameters = request.get("HyperParameters", {})
-    joined = ";".join(parameters.get(name, "") for name in ("prices_db", "model_db"))
-    return [url.strip() for url in re.split(r"[;|]", joined) if url.strip()]
+def _mount(path: Path, target: str, *, read_only: bool = False) -> list[str]:
+    """Options that show a folder of this machine in a container, whatever its path has in it."""
+    fields = ["type=bind", f"source={path}", f"target={target}", *(["readonly"] if read_only else [])]
+    quoted = [f'"{field.replace(chr(34), chr(34) * 2)}"' if re.search('[",]', field) else field for field in fields]
+    return ["--mount", ",".join(quoted)]
 
 
-def _kydb_folders(request: dict[str, Any]) -> list[str]:
-    """Folders of the files:// KYDBs, mounted where they are, so that their URLs hold in the container."""
-    return sorted(
-        {"/" + url.removeprefix("files://").strip("/") for url in _kydb_urls(request) if url.startswith("files://")}
+def _kydb_mounts(request: dict[str, Any]) -> list[str]:
+    """Mounts of the files:// KYDBs where they are, so that their URLs hold in the container.
+
+    Only a model's are writable, and a cache's, which is written when it is read.
+
+    Raises:
+        UserError: there is no folder with prices, or it is one that the container has itself.
+    """
+    prices, writable = _kydb_folders(request)
+    options = list[str]()
+    for path in sorted(prices | writable):
+        if path == Path("/") or Path("/opt/ml").is_relative_to(path):
+            raise UserError(f"the KYDB folder {path} would hide the container's own files; use another folder")
+        if path in writable:
+            path.mkdir(parents=True, exist_ok=True)
+        elif not path.is_dir():
+            raise UserError(f"prices_db: there is no folder {path}")
+        options += _mount(path, str(path), read_only=path not in writable)
+    return options
+
+
+def _kydb_folders(request: dict[str, Any]) -> tuple[set[Path], set[Path]]:
+    """Folders of the files:// KYDBs that prices are read from, and of those that are written to."""
+    parameters = request.get("HyperParameters") or request.get("TrainingJobDefinition", {}).get(
+        "StaticHyperParameters", {}
     )
+    read, written = set[Path](), set[Path]()
+    for name, kept in (("prices_db", read), ("model_db", written)):
+        for part in parameters.get(name, "").split(";"):
+            *caches, last = part.split("|")
+            kept |= _folders_of([last])
+            written |= _folders_of(caches)
+    return read, written
+
+
+def _folders_of(urls: list[str]) -> set[Path]:
+    paths = [url.strip().removeprefix("files://") for url in urls if url.strip().startswith("files://")]
+    return {Path("/" + path.strip("/")) for path in paths}

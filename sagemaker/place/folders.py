@@ -11,6 +11,8 @@ from typing import Any
 
 from ml.errors import UserError
 from place.base import FINAL, Listing, NoSuchJob, status_of
+from place.engine import EngineSilent, running_containers
+from place.outcome import measured_values, outcome_of
 from place.record import (
     LOG,
     RECORD,
@@ -57,21 +59,31 @@ class JobFolders:
         return (self.folder(name) / TUNING_RECORD).is_file()
 
     def describe(self, name: str) -> dict[str, Any]:
-        """A training job's record; a job whose process vanished is Failed.
+        """A training job's record. Where its runner was killed, the job's own word counts, and the engine's.
+
+        A job that left no word and of which nothing runs is Failed.
 
         Raises:
             NoSuchJob: there is none.
             DamagedRecord: its record cannot be read.
         """
         record, running = self._read(name, RECORD, "job")
-        if not running and record["TrainingJobStatus"] not in FINAL:
-            record |= {
+        if running or record["TrainingJobStatus"] in FINAL:
+            return record
+        why = "it was killed, or the machine was restarted"
+        try:
+            if running_containers(record):
+                return record
+        except EngineSilent as silence:
+            why = f"{why}; whether its container runs is not known ({silence})"
+        return record | (
+            outcome_of(self.folder(name), record)
+            or {
                 "TrainingJobStatus": "Failed",
                 "SecondaryStatus": "Interrupted",
-                "FailureReason": "InternalServerError: the job's process vanished; it was killed, or the "
-                "machine was restarted",
+                "FailureReason": f"InternalServerError: the job's process vanished; {why}",
             }
-        return record
+        )
 
     def describe_tuning(self, name: str) -> dict[str, Any]:
         """A tuning job's record; one whose process vanished is Failed, and can be resumed.
@@ -104,7 +116,7 @@ class JobFolders:
         found: dict[str, list[dict[str, Any]]] = {RECORD: [], TUNING_RECORD: []}
         damaged = []
         for file, describe in ((RECORD, self.describe), (TUNING_RECORD, self.describe_tuning)):
-            for path in sorted(self.runs.glob(f"*/{file}")):
+            for path in sorted(self.runs.glob(f"[!.]*/{file}")):  # a dot: of a start that is not over
                 try:
                     record = describe(path.parent.name)
                 except (UserError, OSError) as error:
@@ -150,7 +162,10 @@ class JobFolders:
         except FileNotFoundError:
             return []
         whole_lines = log[: log.rfind("\n") + 1]
-        return metrics_in(whole_lines, definitions)[metric] if definitions else []
+        found = metrics_in(whole_lines, definitions)[metric] if definitions else []
+        # A container outlives its runner, which wrote the log.
+        measured = measured_values(self.folder(record["TrainingJobName"]), metric)
+        return measured if len(measured) > len(found) else found
 
     def trials(self, name: str) -> list[dict[str, Any]]:
         """A tuning job's trials in their order, as ListTrainingJobsForHyperParameterTuningJob lists them.
@@ -168,7 +183,7 @@ class JobFolders:
                 if path.parent.name.removeprefix(f"{name}-").isdecimal():
                     found.append(_damaged_trial(path.parent.name, tuning, error))
                 continue
-            if record.get("TuningJobName") != name:
+            if not is_trial_of(record, tuning):
                 continue
             trial = {key: record[key] for key in _SUMMARISED if key in record}
             trial["TunedHyperParameters"] = {key: record["HyperParameters"][key] for key in tuned}
@@ -177,6 +192,13 @@ class JobFolders:
                 trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": values[-1]}
             found.append(trial)
         return found
+
+
+def is_trial_of(record: dict[str, Any], tuning: dict[str, Any]) -> bool:
+    """Whether a training job's record says that this very tuning job made it; a name alone says nothing."""
+    return record.get("TuningJobName") == tuning["HyperParameterTuningJobName"] and record.get(
+        "SearchId"
+    ) == tuning.get("SearchId")
 
 
 def _damaged_trial(name: str, tuning: dict[str, Any], error: DamagedRecord) -> dict[str, Any]:

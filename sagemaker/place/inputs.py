@@ -1,70 +1,163 @@
-"""What a job on this machine reads: channels brought into its folder, and a simulated market in a KYDB."""
+"""What a job on this machine reads: channels copied into its folder, and a simulated market in a KYDB.
 
-import os
+A channel is a snapshot: a copy that shares nothing with the user's files but, where the file system can, the blocks
+on disk until one of the two is changed.
+"""
+
+import fcntl
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from console import remark
+from ml.data.listing import ChannelFile, list_together
 from ml.errors import UserError
-from request import local_path
+from request import local_paths, split_s3
 
 _SAMPLE_SEED = 1
+_CLONE = 0x40049409  # Linux' ioctl FICLONE: Btrfs, XFS and others
+_COPIED_BYTES = 1 << 20  # at a time
+_CONNECT_SECONDS, _ATTEMPTS = 10, 4
 
 
-def bring_channel(uri: str, folder: Path) -> None:
-    """Puts the files of a channel where the job reads them.
+class NoObjects(UserError):
+    """There is nothing under an S3 prefix."""
+
+
+def bring_channel(uri: str, folder: Path, *, read_only: bool = False) -> None:
+    """Copies the files of a channel to where the job reads them.
 
     Args:
-        uri: file:///... of a file or folder, or s3://bucket/prefix.
+        uri: `request.file_uri`'s of files and folders, or s3://bucket/prefix.
         folder: input/data/<channel>; made here.
+        read_only: whether the copies get no write bits.
 
     Raises:
-        UserError: there is nothing at the URI, or it cannot be read.
+        UserError: there is nothing at the URI, or it cannot be read, or the copy cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if uri.startswith("s3://"):
-        _download(uri, folder)
-        return
-    source = local_path(uri)
-    try:
-        if source.is_dir():
-            shutil.copytree(source, folder, copy_function=_link_or_copy, dirs_exist_ok=True)
-        else:
-            _link_or_copy(source, folder / source.name)
-    except (OSError, shutil.Error) as error:
-        raise UserError(f"the channel's {source} cannot be read: {error}") from None
+        _download_channel(uri, folder)
+    else:
+        _copy_channel(uri, folder)
+    if read_only:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(0o444)
 
 
-def _link_or_copy(source: Path | str, target: Path | str) -> None:
-    """A hard link costs nothing and is a plain file inside a container, which a symbolic link is not."""
-    try:
-        os.link(Path(source).resolve(), target)
-    except OSError:  # another file system, or a file of somebody else's
-        shutil.copy2(source, target)
+def files_at(uri: str) -> list[ChannelFile]:
+    """The files of a channel on this machine, as the job would list them.
+
+    Args:
+        uri: `request.file_uri`'s.
+
+    Raises:
+        UserError: there are none, or one cannot be read, or two have the same name.
+    """
+    paths = local_paths(uri)
+    files = list_together(paths, remark).files
+    if not files:
+        raise UserError(f"{', '.join(map(str, paths))} holds no files")
+    return files
 
 
-def _download(uri: str, folder: Path) -> None:
-    """Every object under an S3 prefix, as SageMaker's S3Prefix means it."""
+def _copy_channel(uri: str, folder: Path) -> None:
+    for file in files_at(uri):
+        target = folder / file.name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(file.path, target)
+        except OSError as error:
+            raise UserError(
+                f"the channel's {file.path} cannot be copied to {target}: {error.strerror or error}"
+            ) from None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file's content; at no cost where the file system lets two files share blocks."""
+    with source.open("rb") as read, target.open("wb") as written:
+        try:
+            fcntl.ioctl(written.fileno(), _CLONE, read.fileno())
+        except OSError:  # another file system, or one that cannot
+            shutil.copyfileobj(read, written, _COPIED_BYTES)
+
+
+def _download_channel(uri: str, folder: Path) -> None:
     import boto3
+    import botocore.config
+
+    retries: Any = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
+    config = botocore.config.Config(connect_timeout=_CONNECT_SECONDS, retries=retries)
+    download_prefix(boto3.client("s3", config=config), uri, folder, hidden=False)
+
+
+def download_prefix(client: Any, uri: str, folder: Path, *, hidden: bool) -> None:
+    """Downloads every object under an S3 prefix, as SageMaker's S3Prefix means it.
+
+    Args:
+        client: boto3's for S3.
+        uri: s3://bucket/prefix.
+        folder: where to; it is there.
+        hidden: whether objects whose path has a part that begins with a dot or an underscore are wanted.
+
+    Raises:
+        NoObjects: there are none.
+        UserError: they cannot be read, or two cannot lie beside each other in a folder.
+    """
+    import boto3.exceptions
+    import boto3.s3.transfer
     import botocore.exceptions
 
-    parts = urlsplit(uri)
-    prefix = parts.path.lstrip("/")
+    bucket, prefix = split_s3(uri)
+    # Without threads a Ctrl-C ends it at once.
+    in_turn = boto3.s3.transfer.TransferConfig(use_threads=False)
     try:
-        resource: Any = boto3.resource("s3")  # made at run time, so no type checker knows it
-        bucket = resource.Bucket(parts.netloc)
-        keys = [item.key for item in bucket.objects.filter(Prefix=prefix) if not item.key.endswith("/")]
-        if not keys:
-            raise UserError(f"the channel's {uri} has no objects")
-        for key in keys:
-            target = folder / key[prefix.rfind("/") + 1 :]
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ()) if not item["Key"].endswith("/")]
+        names = names_in_channel(keys, prefix)
+        if not hidden:
+            names = {name: key for name, key in names.items() if not _is_hidden(name)}
+        if not names:
+            raise NoObjects(f"{uri} has no objects")
+        for name, key in names.items():
+            target = folder / name
             if not target.resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"the channel's object {key!r} would land outside {folder}")
+                raise UserError(f"the object {key!r} in {uri} would land outside {folder}")
             target.parent.mkdir(parents=True, exist_ok=True)
-            bucket.download_file(key, str(target))
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise UserError(f"the channel's {uri} cannot be read: {error}") from None
+            client.download_file(bucket, key, str(target), Config=in_turn)
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, boto3.exceptions.Boto3Error) as error:
+        raise UserError(f"{uri} cannot be read: {error}") from None
+    except OSError as error:
+        raise UserError(f"{uri} cannot be written to {folder}: {error.strerror or error}") from None
+
+
+def names_in_channel(keys: Iterable[str], prefix: str) -> dict[str, str]:
+    """Path in the channel to key, for the objects under a prefix, as SageMaker and its SDK's local mode lay them out.
+
+    `history` and `history/` are the same folder; `part/prices` stands for all files that begin so, under their names.
+
+    Raises:
+        UserError: a key is a file and a folder at once.
+    """
+    folder = prefix if prefix.endswith("/") or not prefix else f"{prefix}/"
+    names = {
+        key.removeprefix(folder) if key.startswith(folder) else key[prefix.rfind("/") + 1 :]: key
+        for key in sorted(keys)
+    }
+    for name, key in names.items():
+        for above in map(str, Path(name).parents):
+            if above in names:
+                raise UserError(
+                    f"{names[above]!r} and {key!r} cannot both be in one channel, since {above!r} cannot be a file and "
+                    "a folder; remove one, or name a longer prefix"
+                )
+    return names
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def sample_market(runs: Path, rows: int, instruments: int = 1, *, write: bool) -> tuple[str, str]:

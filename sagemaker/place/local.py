@@ -13,12 +13,12 @@ from typing import Any
 import rules
 from ml.errors import UserError
 from ml.files import write_json
-from place import inputs
-from place.base import FINAL, Upload
-from place.folders import POLL_SECONDS
-from place.record import LOG, RECORD, RUNNER_LOCK, DamagedRecord, is_locked, now, signal_job, take_lock, write_record
+from place import engine, inputs, staging
+from place.base import FINAL, NoSuchJob, Upload
+from place.folders import POLL_SECONDS, is_trial_of
+from place.record import JOB_LOCK, LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
 from place.tuning import TuningFolders, spawn
-from request import s3_sources
+from request import local_paths, name_of, s3_sources
 
 _RUNNER = Path(__file__).resolve().with_name("runner.py")
 _CONTAINER = _RUNNER.parents[2] / "container"
@@ -36,6 +36,7 @@ _DESCRIBED = (
     "CheckpointConfig",
     "Environment",
     "TuningJobName",
+    "SearchId",
 )
 
 
@@ -69,45 +70,67 @@ class LocalPlace(TuningFolders):
     def upload(self, uploads: list[Upload]) -> None:
         pass
 
+    def preflight(self, request: dict[str, Any]) -> list[str]:
+        staging.refuse_taken(self.folder(name_of(request)))
+        return []
+
     def start(self, request: dict[str, Any], *, cores: Sequence[int] = ()) -> str:
-        """Starts a job and returns its name.
+        """Starts a job and returns its name. Where that fails, nothing of it is left.
 
         Args:
             request: a checked CreateTrainingJob request.
             cores: the CPU cores it may use; empty: all.
 
         Raises:
-            UserError: the name is taken, or a channel cannot be read.
+            UserError: the name is taken, a channel cannot be read, or the disk refuses.
         """
         name = request["TrainingJobName"]
-        folder = self.folder(name)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise UserError(f"there is a job {name} already, in {folder}; choose another --name") from None
-        try:
-            command, secrets = self._command(folder, request, cores), self._secrets(request)
+        with staging.staged(self.runs, name) as start:
+            command, secrets = self._command(start.final, request, cores), self._secrets(request)
+            snapshots = self._snapshots(request)
             for channel, source in s3_sources(request).items():
-                inputs.bring_channel(source["S3Uri"], folder / "input" / "data" / channel)
-        except UserError:
-            shutil.rmtree(folder)
-            raise
-        self._write_config(folder, request)
-        lock = take_lock(folder)
-        assert lock is not None  # noqa: S101 - the folder was made above, so nobody else holds it
-        record = {
-            "TrainingJobName": name,
-            "TrainingJobStatus": "InProgress",
-            "SecondaryStatus": "Starting",
-            "CreationTime": now(),
-            **{key: request[key] for key in _DESCRIBED if key in request},
-            "Place": self.name,
-            "Cores": list(cores),
-            **command,
-        }
-        write_record(folder / RECORD, record)
-        spawn(_RUNNER, folder, lock, folder / LOG, secrets)
+                target = start.folder / "input" / "data" / channel
+                if channel in snapshots:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._share(snapshots[channel], target)
+                else:
+                    inputs.bring_channel(source["S3Uri"], target)
+            self._write_config(start, request)
+            record = {
+                "TrainingJobName": name,
+                "TrainingJobStatus": "InProgress",
+                "SecondaryStatus": "Starting",
+                "CreationTime": now(),
+                **{key: request[key] for key in _DESCRIBED if key in request},
+                "Place": self.name,
+                "Cores": list(cores),
+                **command,
+            }
+            write_record(start.folder / RECORD, record)
+            with staging.interrupts_delayed() as interrupted:
+                start.commit()
+                spawn(_RUNNER, start.folder, start.lock, start.folder / LOG, secrets)
+                start.hand_over()
+        if interrupted:
+            self.stop(name)
+            raise KeyboardInterrupt
         return name
+
+    def _snapshots(self, request: dict[str, Any]) -> dict[str, Path]:
+        """The channels of a trial that its tuning job has copied once for all of them."""
+        if "TuningJobName" not in request:
+            return {}
+        kept = self.folder(request["TuningJobName"]) / "input"
+        paths = {
+            channel: local_paths(source["S3Uri"])[0]
+            for channel, source in s3_sources(request).items()
+            if source["S3Uri"].startswith("file://")
+        }
+        return {channel: path for channel, path in paths.items() if path.is_relative_to(kept)}
+
+    def _share(self, snapshot: Path, target: Path) -> None:
+        """Lets a trial read a snapshot as its channel."""
+        target.symlink_to(snapshot)
 
     def stop(self, name: str) -> None:
         """Asks a job to end; it has two minutes to do so, as on SageMaker."""
@@ -117,23 +140,49 @@ class LocalPlace(TuningFolders):
             record = self.describe(name)
         if record["TrainingJobStatus"] in FINAL:
             return
-        if is_locked(self.folder(name), RUNNER_LOCK):
+        folder = self.folder(name)
+        if is_locked(folder, RUNNER_LOCK):
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(record["RunnerPid"], signal.SIGTERM)
-        else:  # it was killed, and its job runs on
-            signal_job(record, signal.SIGTERM)
+            return
+        # The runner was killed, and its job runs on; nobody else writes the record.
+        write_record(folder / RECORD, record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"})
+        signal_job(record, signal.SIGTERM, folder / JOB_LOCK)
 
     def collect(self, name: str) -> Path:
         """The folder with the job's model/ and output/."""
         return self.folder(name)
 
-    def remove(self, name: str) -> None:
-        """Ends whatever is left of a job and forgets it."""
-        with contextlib.suppress(DamagedRecord):
-            if self.has(name):
-                self.stop(name)
-                for _ in self.lines(name, follow=True):
-                    pass
+    def describe_trial(self, name: str, tuning: dict[str, Any]) -> dict[str, Any]:
+        """The record of a tuning job's own trial.
+
+        Raises:
+            NoSuchJob: the name is free.
+            UserError: it is of something that the tuning job did not make, or cannot be read.
+        """
+        folder = self.folder(name)
+        if not os.path.lexists(folder):
+            raise NoSuchJob(f"there is no job {name} in {self.runs}")
+        if not self.has(name) or not is_trial_of(record := self.describe(name), tuning):
+            raise UserError(
+                f"{folder} is not of the tuning job {tuning['HyperParameterTuningJobName']}, which needs the name "
+                f"{name}; move it out of {self.runs}"
+            )
+        return record
+
+    def remove_trial(self, name: str, tuning: dict[str, Any]) -> None:
+        """Forgets a tuning job's own trial that has ended.
+
+        Raises:
+            UserError: it is of something that the tuning job did not make, or cannot be read, or may still run.
+        """
+        record = self.describe_trial(name, tuning)
+        try:
+            running = bool(engine.running_containers(record))
+        except engine.EngineSilent as silence:
+            raise UserError(f"whether the container of {name} still runs is not known: {silence}") from None
+        if running or record["TrainingJobStatus"] not in FINAL:
+            raise UserError(f"{name} still runs; stop {name} ends it")
         shutil.rmtree(self.folder(name), ignore_errors=True)
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
@@ -149,8 +198,9 @@ class LocalPlace(TuningFolders):
         """Credentials, passed by environment and never recorded; a local process inherits this one's."""
         return {}
 
-    def _write_config(self, folder: Path, request: dict[str, Any]) -> None:
+    def _write_config(self, start: staging.Start, request: dict[str, Any]) -> None:
         """The files that SageMaker writes under /opt/ml before it starts a container."""
+        folder = start.folder
         for path in ("input/config", "input/data", "model", "output/data"):
             (folder / path).mkdir(parents=True, exist_ok=True)
         mode = request["AlgorithmSpecification"].get("TrainingInputMode", "File")
@@ -174,7 +224,7 @@ class LocalPlace(TuningFolders):
         }
         if "CheckpointConfig" in request:
             (folder / "checkpoints").mkdir(exist_ok=True)
-            config["checkpointconfig"] = {"LocalPath": f"{self._inside(folder)}/checkpoints"}
+            config["checkpointconfig"] = {"LocalPath": f"{self._inside(start.final)}/checkpoints"}
         for name, content in config.items():
             write_json(folder / "input" / "config" / f"{name}.json", content)
 

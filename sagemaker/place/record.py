@@ -9,13 +9,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ml.errors import UserError
 from ml.files import write_json
+from place import engine
 
 RECORD, LOG = "training_job.json", "job.log"
 TUNING_RECORD, TUNING_LOG = "tuning_job.json", "tuning.log"
@@ -98,16 +98,30 @@ def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[fl
     return found
 
 
-def signal_job(record: dict[str, Any], number: signal.Signals) -> None:
-    """Sends a signal to a job's container where it has one, since the docker command does not pass on SIGKILL."""
-    container = record.get("Container")
-    if (
-        container
-        and subprocess.run(
-            ["docker", "kill", "--signal", str(int(number)), container], capture_output=True, check=False
-        ).returncode
-        == 0
-    ):
+def signal_job(record: dict[str, Any], number: signal.Signals, lock: Path | None = None) -> None:
+    """Sends a signal to a job: to its container, since the docker command passes no SIGKILL on, or to its processes.
+
+    Args:
+        record: the job's.
+        number: the signal.
+        lock: the file that the job's process must have open: others may have got its number since. None: it is the
+            caller's own child.
+    """
+    if engine.signal_containers(record, number):
         return
     with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
-        os.killpg(record["JobPid"], number)
+        if lock is None or _holds(record["JobPid"], lock):
+            os.killpg(record["JobPid"], number)
+
+
+def _holds(pid: int, lock: Path) -> bool:
+    """Whether a process has a file open; taken for granted where /proc does not tell."""
+    descriptors = Path(f"/proc/{pid}/fd")
+    if not Path("/proc/self/fd").is_dir():
+        return True
+    with contextlib.suppress(OSError):
+        for descriptor in descriptors.iterdir():
+            with contextlib.suppress(OSError):
+                if descriptor.samefile(lock):
+                    return True
+    return False

@@ -7,6 +7,7 @@ else, since one of these sits beside every job.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -18,10 +19,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "container"))
 
-from place.record import LOG, RECORD, RUNNER_LOCK, metrics_in, now, read_record, signal_job, take_lock, write_record
+from place import engine
+from place.outcome import failure_text, final_metrics
+from place.record import LOG, RECORD, RUNNER_LOCK, now, read_record, signal_job, take_lock, write_record
 
 _STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
-_FAILURE_CHARACTERS = 1024
+_POLL_SECONDS = 0.1
+_BECOME_SUBREAPER = 36  # Linux' PR_SET_CHILD_SUBREAPER
 
 
 class _JobRun:
@@ -33,6 +37,8 @@ class _JobRun:
         self._stopped_because = ""  # SecondaryStatus of a job that was stopped
         signal.signal(signal.SIGTERM, lambda *_: self._ask_to_stop("Stopped"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if sys.platform == "linux":  # what a job leaves behind comes to this process and not to init
+            ctypes.CDLL(None).prctl(_BECOME_SUBREAPER, 1, 0, 0, 0)
 
     def run(self) -> None:
         """Starts the job, waits for its end, and writes down what it came to."""
@@ -66,11 +72,15 @@ class _JobRun:
         self._write_end(self._wait())
 
     def _wait(self) -> int:
-        """The exit code, once the job ends or had to be ended."""
+        """The exit code, once the job and all that it started have ended, or had to be ended.
+
+        What still runs when the job's process ends is killed, as with a container; where the job was asked to stop,
+        it has what is left of the two minutes.
+        """
         started = time.monotonic()
         limit = self._record["StoppingCondition"].get("MaxRuntimeInSeconds", float("inf"))
-        asked, kill_at = False, float("inf")
-        while (code := self._poll()) is None:
+        asked, killed, kill_at = False, False, float("inf")
+        while (code := self._poll()) is None or (left_behind := _descendants()):
             elapsed = time.monotonic() - started
             if elapsed > limit and not self._stopped_because:
                 self._ask_to_stop("MaxRuntimeExceeded")
@@ -81,14 +91,20 @@ class _JobRun:
                     self._record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"},
                 )
                 signal_job(self._record, signal.SIGTERM)
-            if elapsed > kill_at:
-                kill_at = float("inf")
+            if code is None and elapsed > kill_at and not killed:
+                killed = True
                 signal_job(self._record, signal.SIGKILL)
+            if code is not None and (not asked or elapsed > kill_at):
+                for pid in left_behind:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            if code is not None:
+                time.sleep(_POLL_SECONDS)
         return code
 
     def _poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._job.wait(timeout=0.1)
+            return self._job.wait(timeout=_POLL_SECONDS)
 
     def _ask_to_stop(self, because: str) -> None:
         self._stopped_because = self._stopped_because or because
@@ -98,11 +114,7 @@ class _JobRun:
         record["TrainingEndTime"] = now()
         started, ended = (datetime.fromisoformat(record[f"Training{edge}Time"]) for edge in ("Start", "End"))
         record |= {"TrainingTimeInSeconds": round((ended - started).total_seconds()), "ExitCode": code}
-        log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
-        found = metrics_in(log, record["AlgorithmSpecification"]["MetricDefinitions"])
-        record["FinalMetricDataList"] = [
-            {"MetricName": name, "Value": values[-1]} for name, values in found.items() if values
-        ]
+        record["FinalMetricDataList"] = final_metrics(folder, record)
         if self._stopped_because:
             record |= {"TrainingJobStatus": "Stopped", "SecondaryStatus": self._stopped_because}
         elif code == 0:
@@ -111,13 +123,14 @@ class _JobRun:
             record |= {
                 "TrainingJobStatus": "Failed",
                 "SecondaryStatus": "Failed",
-                "FailureReason": self._failure_reason(code, log),
+                "FailureReason": self._failure_reason(code),
             }
         write_record(folder / RECORD, record)
 
-    def _failure_reason(self, code: int, log: str) -> str:
+    def _failure_reason(self, code: int) -> str:
         """In SageMaker's form: a class of error, the message, the exit code."""
-        if self._record.get("Container") and code in (125, 126, 127):  # docker run's own
+        if engine.LABELS in self._record and code in (125, 126, 127):  # docker run's own
+            log = (self._folder / LOG).read_text(encoding="utf-8", errors="replace")
             lines = [line for line in log.splitlines() if line.strip() and "docker run --help" not in line]
             # Docker says the first before it pulls, and the second where that worked: then the fault is another.
             missing = "Unable to find image" in log and "Status: Downloaded newer image" not in log
@@ -128,9 +141,7 @@ class _JobRun:
                 else "the container did not start"
             )
             return f"ClientError: {what}: {lines[-1] if lines else 'see the log'}"
-        text = ""
-        with contextlib.suppress(OSError):
-            text = (self._folder / "output" / "failure").read_text(encoding="utf-8", errors="replace").strip()
+        text = failure_text(self._folder)
         if not text:
             text = (
                 f"the process was killed by {signal.Signals(-code).name}"
@@ -140,8 +151,28 @@ class _JobRun:
                 else "the job left no reason"
             )
             text += f"; see {self._folder / LOG}"
-        return f"AlgorithmError: {text[:_FAILURE_CHARACTERS]}, exit code: {code if code > 0 else 128 - code}"
+        return f"AlgorithmError: {text}, exit code: {code if code > 0 else 128 - code}"
+
+
+def _descendants() -> list[int]:
+    """Processes that this one's job started and that still run, whatever their parents are by now."""
+    parents = dict[int, int]()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                parents[int(path.parent.name)] = int(parent)
+    found, new = list[int](), [os.getpid()]
+    while new:
+        new = [pid for pid, parent in parents.items() if parent in new]
+        found += new
+    return found
+
+
+def main() -> None:
+    """Runs the job in the folder that the command line names."""
+    _JobRun(Path(sys.argv[1]), int(sys.argv[2])).run()
 
 
 if __name__ == "__main__":
-    _JobRun(Path(sys.argv[1]), int(sys.argv[2])).run()
+    main()

@@ -4,16 +4,17 @@ import abc
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+from console import remark
 from ml.errors import UserError
-from place import inputs
+from place import inputs, staging, warm_start
 from place.base import FINAL
 from place.folders import POLL_SECONDS, JobFolders
 from place.record import TUNING_LOG, TUNING_RECORD, DamagedRecord, now, take_lock, write_record
@@ -45,39 +46,64 @@ class TuningFolders(JobFolders, abc.ABC):
         Raises:
             UserError: the name is taken, a channel cannot be read, or a job to learn from is not here.
         """
-        for parent in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
-            self.describe_tuning(parent["HyperParameterTuningJobName"])
         name = request["HyperParameterTuningJobName"]
-        folder = self.folder(name)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise UserError(
-                f"there is a job {name} already, in {folder}; choose another --name, or go on with "
-                f"it by tune --resume {name}"
-            ) from None
-        try:
-            for channel, source in s3_sources(request).items():  # downloaded once, and not in every trial
-                if source["S3Uri"].startswith("s3://"):
-                    kept = folder / "input" / channel
-                    inputs.bring_channel(source["S3Uri"], kept)
-                    source["S3Uri"] = kept.as_uri()
-        except UserError:
-            shutil.rmtree(folder)
-            raise
-        seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", random.SystemRandom().randrange(2**31))
-        record = {
-            **request,
-            "HyperParameterTuningJobStatus": "InProgress",
-            "CreationTime": now(),
-            "Place": self.name,
-            "RandomSeed": seed,
-            "ModelDb": model_db,
-            "DockerNetwork": self.network,
-        }
-        write_record(folder / TUNING_RECORD, record)
-        self.resume_tuning(name)
+        with staging.staged(self.runs, name) as start:
+            self._refuse_names_of_others(name)
+            for channel, source in s3_sources(request).items():  # once, so that all trials read the same
+                inputs.bring_channel(source["S3Uri"], start.folder / "input" / channel, read_only=True)
+                source["S3Uri"] = (start.final / "input" / channel).as_uri()
+            self._compare_with_parents(request, start.folder)
+            seed = request["HyperParameterTuningJobConfig"].get("RandomSeed", random.SystemRandom().randrange(2**31))
+            record = {
+                **request,
+                "HyperParameterTuningJobStatus": "InProgress",
+                "CreationTime": now(),
+                "Place": self.name,
+                "RandomSeed": seed,
+                "SearchId": uuid.uuid4().hex,
+                "ModelDb": model_db,
+                "DockerNetwork": self.network,
+            }
+            write_record(start.folder / TUNING_RECORD, record)
+            with staging.interrupts_delayed() as interrupted:
+                start.commit()
+                spawn(_SEARCH, start.folder, start.lock, start.folder / TUNING_LOG, {})
+                start.hand_over()
+        if interrupted:
+            self.stop_tuning(name)
+            raise KeyboardInterrupt
         return name
+
+    def _refuse_names_of_others(self, name: str) -> None:
+        """Refuses a search whose trials would be called as jobs are that are here already."""
+        taken = [path for path in self.runs.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdecimal()]
+        if taken:
+            raise UserError(
+                f"there is a job {min(taken).name} already, in {min(taken)}, and the trials of {name} would have "
+                "such names; choose another --name"
+            )
+
+    def _compare_with_parents(self, request: dict[str, Any], folder: Path) -> None:
+        """Tells what a search differs in from those that it learns from.
+
+        Raises:
+            UserError: a parent is not here, or it differs and WarmStartType says that it does not.
+        """
+        config = request.get("WarmStartConfig", {})
+        for entry in config.get("ParentHyperParameterTuningJobs", []):
+            parent = entry["HyperParameterTuningJobName"]
+            record = self.describe_tuning(parent)
+            differences = [
+                *warm_start.differing_settings(request, record),
+                *warm_start.differing_files(folder / "input", self.folder(parent) / "input"),
+            ]
+            if differences and config.get("WarmStartType") == "IdenticalDataAndAlgorithm":
+                raise UserError(
+                    f"{parent} differs from this search, so it cannot teach it as IdenticalDataAndAlgorithm: "
+                    f"{'; '.join(differences)}. With --warm-start-type TransferLearning it can"
+                )
+            for difference in differences:
+                remark(f"warm start from {parent}: {difference}")
 
     def resume_tuning(self, name: str) -> None:
         """Goes on with a tuning job that was killed, stopped or not yet started.
@@ -101,6 +127,7 @@ class TuningFolders(JobFolders, abc.ABC):
             record.pop(key, None)
         write_record(self.folder(name) / TUNING_RECORD, record | {"HyperParameterTuningJobStatus": "InProgress"})
         spawn(_SEARCH, self.folder(name), lock, self.folder(name) / TUNING_LOG, {})
+        os.close(lock)
 
     def stop_tuning(self, name: str) -> None:
         """Asks a tuning job and its running trials to end, also those that a killed search left behind."""
@@ -129,4 +156,3 @@ def spawn(program: Path, folder: Path, lock: int, log: Path, variables: dict[str
             stdout=output,
             stderr=output,
         )
-    os.close(lock)

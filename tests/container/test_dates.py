@@ -7,7 +7,7 @@ import pytest
 
 from ml import dates
 from ml.errors import UserError
-from ml.settings import parse_settings
+from ml.hyperparameters import parse_settings
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 
 from ml.errors import UserError, one_line, redacted
+from ml.hyperparameters import parse_settings, parse_value
 from ml.kydb_urls import SCHEMES_VARIABLE
-from ml.settings import parse_settings, parse_value
 
 SECRET = "er2secret"
 

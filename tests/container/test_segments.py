@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.errors import UserError
+from ml.hyperparameters import parse_gap
 from ml.optimal_position import optimal_positions
 from ml.segments import segment_bounds
-from ml.settings import parse_gap
 from ml.train_sequence import TrainSequence
 from universes import together, universes
 

@@ -14,7 +14,8 @@ import pytest
 from job_folder import SMALL, JobFolder
 from ml.data.sources import read_kydb
 from ml.errors import UserError
-from ml.settings import SETTINGS, parse_settings, parse_value
+from ml.hyperparameters import parse_settings, parse_value
+from ml.settings import SETTINGS
 from ml.timeseries import time_series
 
 SECRET = "hunter2hunter2"

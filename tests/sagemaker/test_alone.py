@@ -6,6 +6,8 @@ import subprocess
 import venv
 
 import kydb
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -23,7 +25,7 @@ def python(tmp_path_factory):
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    first = next(line for line in REQUIREMENTS.read_text().splitlines() if "==" in line)
+    first = next(line.split()[0] for line in REQUIREMENTS.read_text().splitlines() if "==" in line)
     reached = subprocess.run([*pip, "download", "--no-deps", "--dest", folder, first], capture_output=True, check=False)
     if reached.returncode:
         pytest.skip(f"pip reaches no package index: {first} cannot be downloaded (PIP_INDEX_URL)")
@@ -91,6 +93,18 @@ def test_the_simulated_market_is_written_and_the_page_drawn(run, python, tmp_pat
     assert (tmp_path / "runs" / "kydb").is_dir()
 
 
-@pytest.mark.parametrize("command", ["--help", "train", "tune", "status", "logs", "stop", "list", "best", "publish"])
+def test_prices_are_checked_drawn_and_imported(run, tmp_path):
+    frame = pd.DataFrame({"date": pd.date_range("2024-01-02", periods=6000, freq="min"), "close": 1.1})
+    frame["close"] += np.sin(np.arange(6000) / 200) / 100
+    frame.to_feather(tmp_path / "p.feather", compression="zstd")
+    assert "6,000 bars of 1 minute" in run("check", "p.feather", "--picture", "p.png")
+    assert (tmp_path / "p.png").is_file()
+    assert "wrote 6,000 rows" in run("import", "p.feather", "--to", f"files:/{tmp_path / 'kydb'}", "--key", "/eurusd")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "check", "import", "train", "tune", "status", "logs", "stop", "list", "best", "publish", "predict"],
+)
 def test_help(run, command):
     assert run(*([command] if command == "--help" else [command, "--help"])).startswith("Usage: ")

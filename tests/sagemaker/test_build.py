@@ -1,5 +1,7 @@
 """Building requests: the file, the options, and what the launcher adds."""
 
+import re
+
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -7,8 +9,10 @@ from click.testing import CliRunner
 from build import read_request
 from launch import main
 from launching import ACCOUNT, IMAGE_URI, REGION, REPOSITORY, ROLE
+from ml import __version__
+from ml.hyperparameters import parse_settings
 from ml.metrics import metric_definitions
-from ml.settings import PRESETS, parse_settings
+from ml.settings import PRESETS
 from request import TRAINING, hyperparameters_of, ranges_of, s3_sources
 
 FOLDER = REPOSITORY / "sagemaker"
@@ -169,8 +173,9 @@ def test_trials_do_not_publish():
 
 def test_files_on_this_machine_are_sent_from_s3(tmp_path):
     (tmp_path / "prices.csv").write_text("dt,mid\n")
-    request = dry_run("train", "--name", "one", "--prices", str(tmp_path / "prices.csv"))
-    assert s3_sources(request)["train"]["S3Uri"] == "s3://prices/position-trainer/inputs/one/train/"
+    request = dry_run("train", "--name", "one", "--channel", f"other={tmp_path / 'prices.csv'}")
+    uri = s3_sources(request)["other"]["S3Uri"]
+    assert re.fullmatch("s3://prices/position-trainer/inputs/one-[0-9a-f]{8}/other/", uri)
 
 
 @pytest.mark.parametrize("arguments", [["--set", "epochs"], ["--on", "moon"], ["--max-runtime", "long"]])
@@ -178,3 +183,64 @@ def test_a_wrong_option_is_told_by_the_command_line(arguments):
     result = CliRunner().invoke(main, ["train", *arguments])
     assert result.exit_code == 2
     assert arguments[1] in result.output
+
+
+@pytest.mark.parametrize("given", ["prices", "prices/", "s3://prices", "s3://prices/"])
+@pytest.mark.parametrize("source", ["option", "environment", "settings file"])
+def test_a_bucket_is_a_name_however_it_is_written(tmp_path, monkeypatch, given, source):
+    arguments = [
+        "train",
+        "--on",
+        "aws",
+        "--role",
+        ROLE,
+        "--image",
+        IMAGE_URI,
+        "--prices",
+        "s3://prices/a/",
+        "--dry-run",
+    ]
+    if source == "option":
+        arguments += ["--bucket", given]
+    elif source == "environment":
+        monkeypatch.setenv("POSITION_TRAINER_BUCKET", given)
+    else:
+        (tmp_path / "settings.yaml").write_text(f"bucket: {given}\n")
+        arguments = ["--settings-file", str(tmp_path / "settings.yaml"), *arguments]
+    request = yaml.safe_load(CliRunner().invoke(main, arguments).stdout)
+    assert request["OutputDataConfig"]["S3OutputPath"] == "s3://prices/position-trainer/jobs"
+
+
+@pytest.mark.parametrize("given", ["s3://prices/folder", "s3://s3://prices", "https://prices", "a", "-prices-", "p b"])
+def test_what_is_no_bucket_is_told(given):
+    result = CliRunner().invoke(main, ["train", "--bucket", given])
+    assert result.exit_code == 2
+    assert "--bucket" in result.stderr and "a bucket is a name" in " ".join(result.stderr.split())
+
+
+def test_a_kms_key_encrypts_the_results_alone_where_the_instance_has_disks_of_its_own():
+    arguments = ["train", "--dry-run", *ON_AWS, "--kms-key", "key", "--instance-type", "ml.g5.xlarge"]
+    result = CliRunner().invoke(main, arguments)
+    request = yaml.safe_load(result.stdout)
+    assert request["OutputDataConfig"]["KmsKeyId"] == "key"
+    assert "VolumeKmsKeyId" not in request["ResourceConfig"]
+    assert "the disks of ml.g5.xlarge are encrypted by its hardware" in result.stderr
+
+
+def test_a_tag_of_the_command_line_replaces_the_requests(tmp_path):
+    request = yaml.safe_load((FOLDER / "training_job.yaml").read_text())
+    request["Tags"] = [{"Key": "team", "Value": "eq"}, {"Key": "desk", "Value": "a"}]
+    (tmp_path / "request.yaml").write_text(yaml.safe_dump(request))
+    tags = dry_run("train", str(tmp_path / "request.yaml"), "--tag", "team=fx")["Tags"]
+    assert tags == [{"Key": "desk", "Value": "a"}, {"Key": "team", "Value": "fx"}]
+
+
+@pytest.mark.parametrize("folder", ["a:b", "a;b", "a|b"])
+def test_a_runs_folder_whose_name_would_be_cut_in_two_is_told(tmp_path, folder):
+    result = CliRunner().invoke(main, ["list", "--runs", str(tmp_path / folder)])
+    assert result.exit_code == 2
+    assert "docker mounts and KYDB URLs" in " ".join(result.stderr.split())
+
+
+def test_the_version_is_told():
+    assert CliRunner().invoke(main, ["--version"]).output == f"position-trainer, version {__version__}\n"

@@ -160,7 +160,7 @@ def test_a_job_whose_runner_was_killed_can_be_stopped(launch):
     time.sleep(0.2)
     assert json.loads(launch("status", "one", "--json"))["TrainingJobStatus"] == "InProgress"
     launch("stop", "one")
-    launch.wait_for(lambda: json.loads(launch("status", "one", "--json"))["TrainingJobStatus"] == "Failed")
+    launch.wait_for(lambda: json.loads(launch("status", "one", "--json"))["TrainingJobStatus"] == "Stopped")
     assert len(launch.record("one", "model/metrics.json")["epochs"]) < 600
 
 
@@ -256,6 +256,8 @@ def test_a_wrong_settings_file_is_told(tmp_path, text, told):
     assert (done.returncode, done.stderr) == (1, f"error: the settings file {settings} {told}\n")
 
 
-@pytest.mark.parametrize("command", ["train", "tune", "status", "logs", "stop", "list", "best", "publish", "push"])
+@pytest.mark.parametrize(
+    "command", ["train", "tune", "status", "logs", "stop", "list", "best", "publish", "predict", "push"]
+)
 def test_every_command_has_help(launch, command):
     assert launch(command, "--help").startswith("Usage: launch.py")

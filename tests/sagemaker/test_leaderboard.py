@@ -1,5 +1,6 @@
 """The leaderboard of a tuning job: its order, its page."""
 
+import csv
 import html
 
 import leaderboard
@@ -60,6 +61,21 @@ def test_a_trial_that_still_runs_is_not_the_best():
 def test_a_page_without_an_objective_yet_has_no_charts():
     tuning, trials = example()
     assert "<figure>" not in leaderboard.page(tuning, trials[2:3])
+
+
+def test_no_cell_of_the_csv_is_a_formula(tmp_path):
+    tuning, trials = example()
+    texts = ["=1+1", "+a", "-a", "@sum", "-0.5", "+1e-3", "a=b", ""]
+    tuning["HyperParameterTuningJobConfig"]["ParameterRanges"]["CategoricalParameterRanges"] = [
+        {"Name": "=x", "Values": texts}
+    ]
+    trials = [trial(1, **trials[0]["TunedHyperParameters"], **{"=x": text}) for text in texts]
+    leaderboard.write_files(tmp_path, tuning, trials)
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    written = ["'=1+1", "'+a", "'-a", "'@sum", "-0.5", "0.001", "a=b", ""]
+    assert [row["'=x"] for row in rows] == written
+    assert rows[0]["learning_rate"] == "0.001"
 
 
 def test_the_page_in_a_browser(browser, tmp_path):

@@ -90,7 +90,7 @@ TRAINING_MISTAKES = [
     ("RetryStrategy.MaximumRetryAttempts", 31, ["MaximumRetryAttempts", "31", "[1, 30]"]),
     ("VpcConfig", {"Subnets": ["subnet-1"]}, ["VpcConfig.SecurityGroupIds", "missing", "required"]),
     ("Environment", {"A": "x" * 600}, ["Environment.A", "600", "0 to 512"]),
-    ("Tags", [{"Key": "a", "Value": "1"}] * 51, ["Tags", "51 entries", "0 to 50"]),
+    ("Tags", [{"Key": str(n), "Value": "1"} for n in range(51)], ["Tags", "51 entries", "0 to 50"]),
     ("HyperParameters.dropuot", "0.1", ["HyperParameters", "dropuot", "did you mean dropout?"]),
     ("HyperParameters.dropout", "1", ["dropout", "'1'", "[0, 1)"]),
     ("HyperParameters.preset", "origin", ["preset", "'origin'", "default, original"]),
@@ -311,6 +311,7 @@ def test_a_source_that_only_aws_has_is_told_elsewhere(training):
             },
         }
     ]
+    training["VpcConfig"] = {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
     del training["HyperParameters"]["prices_db"]
     assert "InputDataConfig.train: must be in S3 or on this machine" in problems(training)[0]
     assert not any("InputDataConfig" in problem for problem in problems(training, "aws"))

@@ -51,6 +51,12 @@ def points(found):
 ONE_RANGE = {"ContinuousParameterRanges": [{"Name": "dropout", "MinValue": "0.0", "MaxValue": "0.6"}]}
 
 
+def test_a_runs_folder_may_have_what_is_special_in_urls(launch, tune):
+    launch.runs = launch.runs.with_name("100%41 ? & #")
+    assert tune("--max-jobs", 2, ranges=ONE_RANGE)["HyperParameterTuningJobStatus"] == "Completed"
+    assert (launch.runs / "t" / "search.db").is_file()
+
+
 def test_a_search_finds_the_optimum_and_says_so_everywhere(launch, tune, tmp_path):
     url = f"files:/{tmp_path / 'kydb'}"
     found = tune("--max-jobs", 8, "--set", f"model_db={url}", ranges=ONE_RANGE)

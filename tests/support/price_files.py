@@ -1,7 +1,12 @@
 """Small price files as people have them, and channels of them."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from ml.data.columns import Reading
 from ml.data.sources import read_channel
@@ -51,3 +56,12 @@ def assert_holds(history, frame):
     """The history has these times and prices exactly."""
     assert history.frame.index.tz_localize(None).equals(pd.DatetimeIndex(frame["time"]))
     np.testing.assert_array_equal(history.frame["mid"], frame["price"])
+
+
+def written_cases(shared, folder):
+    """Writes the price files of ../shared/cases into a folder; returns it, and what each case must be."""
+    script = shared / "cases/price_cases.py"
+    if not script.is_file():
+        pytest.skip(f"{script} is absent")
+    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
+    return folder, json.loads((folder / "cases.json").read_text())

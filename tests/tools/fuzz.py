@@ -32,13 +32,15 @@ from hypothesis import strategies as st
 
 import launch
 from build import read_request
+from error_lines import MENDABLE
 from fuzz_prices import PRICE_SURFACES, a_history, broken_bytes, history_of, told
 from ml.data.history import checked
 from ml.data.sources import read_kydb
 from ml.databases import connect
+from ml.hyperparameters import parse_settings
 from ml.learn.checkpoints import Checkpoint, CheckpointFolder
 from ml.platform.job import read_job
-from ml.settings import SETTINGS, parse_settings
+from ml.settings import SETTINGS
 from ml.timeseries import time_series
 from request import TRAINING, TUNING
 from rules import check, problems_on_sagemaker
@@ -339,9 +341,7 @@ def request_files(data, folder: Path) -> None:
             *itertools.chain(*options),
         ],
     )
-    assert isinstance(result.exception, SystemExit | None), "".join(
-        traceback.format_exception(result.exception)
-    ) + content.decode("utf-8", "replace")
+    assert result.exit_code in (0, MENDABLE), result.output + content.decode("utf-8", "replace")
     with told():
         read = read_request(path, TRAINING if command == "train" else TUNING)
         check(read, problems_on_sagemaker)

@@ -92,7 +92,8 @@ def chosen_columns(table: Table, how: Reading) -> Choice:
 
 def name_of(table: Table, number: int) -> str:
     """A column's name as it stands in the file, or its number from 1."""
-    return (table.names[number] if table.names else "") or f"column {number + 1}"
+    name = (table.names[number] if table.names else "") or f"column {number + 1}"
+    return "the index" if name == "__index_level_0__" else name  # pandas' name of one without
 
 
 def _plain(name: str) -> str:
@@ -111,7 +112,16 @@ def _no_header(table: Table, rows: list[list[str]]) -> str:
         if isinstance(table, TextTable) and table.sample
         else "its rows are lists"
     )
-    hint = " (time_column=1 and price_column=5 where they are those of Binance or ccxt)" if is_ccxt(rows) else ""
+    kinds = [_kind_of_times(table, number) for number in range(min(5, table.width))]
+    if is_ccxt(rows):
+        hint = " (time_column=1 and price_column=5 where they are those of Binance or ccxt)"
+    elif "whole" in kinds:
+        hint = f" (times seem to be in time_column={kinds.index('whole') + 1})"
+    elif "day" in kinds:
+        clock = f"+{kinds.index('clock') + 1}" if "clock" in kinds else ""
+        hint = f" (times seem to be in time_column={kinds.index('day') + 1}{clock})"
+    else:
+        hint = ""
     return f"there is no header: {first}; set time_column and price_column to the columns' numbers, from 1{hint}"
 
 

@@ -6,7 +6,7 @@ Only the standard library is used, so that the launcher can list a folder before
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +77,26 @@ def list_channel(root: Path, say: Callable[[str], None] = lambda line: None) -> 
         walk.links.sort(reverse=True)
         walk.link(*walk.links.pop())
     return Listing(sorted(walk.files), sorted(walk.left_out))
+
+
+def list_together(roots: Sequence[Path], say: Callable[[str], None] = lambda line: None) -> Listing:
+    """The files of several files and folders that become one channel.
+
+    Raises:
+        UserError: one cannot be listed, or two different files would have the same name in the channel.
+    """
+    found, left_out = dict[str, ChannelFile](), list[str]()
+    for root in roots:
+        listing = list_channel(root, say)
+        left_out += listing.left_out
+        for file in listing.files:
+            other = found.setdefault(file.name, file)
+            if other.path != file.path:
+                raise UserError(
+                    f"{printable(str(other.path))} and {printable(str(file.path))} would both be "
+                    f"{printable(file.name)} in the channel; rename one, or name the folder above both"
+                )
+    return Listing(sorted(found.values()), sorted(set(left_out)))
 
 
 class _Walk:

@@ -381,9 +381,9 @@ def _header_alone(lines: list[str], quote: str, told: bool) -> Layout:
 
 
 def _comma_hint(delimiter: str, fields: list[str], width: int) -> str:
-    """What a comma inside a number could be, where it made the fields too many."""
+    """What mends a line with another number of fields: what a comma inside a number could be, where it made them."""
     if delimiter != "," or len(fields) <= width:
-        return ""
+        return "; mend or remove it"
     split = [
         bool(re.fullmatch(r" *\d{1,3}", one) and re.fullmatch(r"\d{3}\.\d+ *", two))
         for one, two in itertools.pairwise(fields)
@@ -392,7 +392,7 @@ def _comma_hint(delimiter: str, fields: list[str], width: int) -> str:
         return "; a comma between thousands? write 1000.50"
     if all(field.strip().isdigit() for field in fields[1:]):
         return "; a decimal comma? write 100.38, or separate the fields by ; or tabs"
-    return ""
+    return "; mend or remove it"
 
 
 def _shown(text: str, most: int = 80) -> str:

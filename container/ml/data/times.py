@@ -226,7 +226,7 @@ def _of_iso(cells: pa.ChunkedArray, timezone: str) -> Times:
 def _of_other_forms(cells: pa.ChunkedArray, timezone: str, form: str = "") -> Times:
     """Any form that `_WHOLE` knows: the few different days, and the times of a day, are read one by one."""
     day_words, clock_words, zone_words = _by_position(cells) or _by_pattern(cells)
-    days, day_form = _days(day_words.different)
+    days, day_form = _days(day_words.different, _form_around_day(cells))
     clocks = np.array([_time_of_day(word) for word in clock_words.different], np.int64)
     offsets = [_offset(word) for word in zone_words.different]
     day, clock = days[day_words.rows], clocks[clock_words.rows]
@@ -293,8 +293,32 @@ def _by_position(cells: pa.ChunkedArray) -> list[_Words] | None:
     return words
 
 
-def _days(words: list[str]) -> tuple[np.ndarray, str]:
+def _form_around_day(cells: pa.ChunkedArray) -> str:
+    """The time_format of the first time, with {} in the place of its day."""
+    found = next((found for cell in cells[:1000].to_pylist() if cell and (found := _PYTHON.fullmatch(cell))), None)
+    if found is None:
+        return "{} %H:%M"
+    clock, zone = found["time"] or "", found["zone"] or ""
+    if ":" in clock:
+        hour = "%I" if clock[-1] in "mM" else "%H"
+        form = re.sub(r"^\d+:\d+", f"{hour}:%M", clock)
+        form = re.sub(r"(?<=M):\d+", ":%S", form)
+        form = re.sub(r"(?<=S)([.,:])\d+", r"\1%f", form)
+        form = re.sub(r"[aApP][mM]$", "%p", form)
+    else:
+        form = {0: "", 4: "%H%M", 6: "%H%M%S", 9: "%H%M%S%f"}.get(len(clock), "%I %p")
+    written = re.sub(r"[+-]\d\d:?\d\d|^[zZ]$", "%z", zone)
+    between = found.string[found.end("date") : found.start("time")] if clock else ""
+    before_zone = found.string[max(found.end("date"), found.end("time")) : found.start("zone")] if zone else ""
+    return f"{{}}{between}{form}{before_zone}{written}"
+
+
+def _days(words: list[str], around: str) -> tuple[np.ndarray, str]:
     """Days since 1970 of dates in words, and how they are written.
+
+    Args:
+        words: the different days.
+        around: of `_form_around_day`, for the message.
 
     Raises:
         NoTimes: the month cannot be told from the day.
@@ -304,17 +328,23 @@ def _days(words: list[str]) -> tuple[np.ndarray, str]:
         parts for parts in found if len(parts) == 3 and len(parts[0]) <= 2 and len(parts[1]) <= 2 and parts[1].isdigit()
     ]
     day_first = True
-    form = "year first"
+    named = sum(any(part.isalpha() for part in parts) for parts in found)
+    form = "the month in letters" if named > len(found) / 2 else "year first"
     if pairs:
         example = next(word for word, parts in zip(words, found, strict=True) if parts == pairs[0])
         first, second = (max(int(parts[at]) for parts in pairs) for at in (0, 1))
         if any(len(parts[2]) != 4 for parts in pairs):
-            raise NoTimes(f"has years of two digits ({example}); set time_format, such as %d/%m/%y %H:%M")
+            sign = re.sub(r"\d", "", example)[0]
+            forms = [
+                around.format(sign.join(order))
+                for order in (("%d", "%m", "%y"), ("%m", "%d", "%y"), ("%y", "%m", "%d"))
+            ]
+            raise NoTimes(f"has years of two digits ({example}); set time_format to {', '.join(forms)} or what it is")
         if first <= 12 and second <= 12 and "." not in example:
             sign = re.sub(r"\d", "", example)[0]
             raise NoTimes(
                 f"can be read in two ways: {example} may have the day or the month first; set time_format, such as "
-                f"%d{sign}%m{sign}%Y %H:%M or %m{sign}%d{sign}%Y %H:%M"
+                f"{around.format(f'%d{sign}%m{sign}%Y')} or {around.format(f'%m{sign}%d{sign}%Y')}"
             )
         day_first = first > 12 or second <= 12  # with points the day is first wherever it is written so
         form = "day first" if day_first else "month first"

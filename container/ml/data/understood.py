@@ -74,6 +74,7 @@ class Understood:
     def as_json(self) -> dict[str, Any]:
         """Plain values for job.json."""
         return {
+            "line": str(self),
             "source": self.source,
             "format": self.form,
             "columns": self.columns,

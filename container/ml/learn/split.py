@@ -35,7 +35,7 @@ def split_moments(history: pd.DataFrame, held_out: int, purge: int, max_gap: str
         history: indexed by time; of several instruments one after the other, with a column `symbol`.
         held_out: bars to hold out, over all instruments; at least 1.
         purge: bars of an instrument between training and held-out bars.
-        max_gap: what parts segments, as `ml.settings.parse_gap` reads it.
+        max_gap: what parts segments, as `ml.hyperparameters.parse_gap` reads it.
         later: bars after the held-out ones that neither part gets.
     """
     times = times_of(history)

@@ -376,6 +376,19 @@ def test_reading_stops_where_there_is_no_memory(tmp_path):
         file_parts(content, Reading(), None, None, room=10_000_000)
 
 
+def test_how_times_are_written_is_told(tmp_path):
+    read_as = {
+        "the month in letters": lines(FRAME, lambda time, price: f"{time:%d-%b-%Y %H:%M},{price}", "Date,Close"),
+        "day first": lines(FRAME, lambda time, price: f"{time:%d.%m.%Y %H:%M},{price}", "Date,Close"),
+        "year first": lines(FRAME, lambda time, price: f"{time:%Y.%m.%d %H:%M},{price}", "Date,Close"),
+    }
+    for form, text in read_as.items():
+        assert f"times in Date ({form}, taken as UTC)" in str(read(tmp_path, text).understood)
+    nameless = stored(FRAME.set_index("time").rename_axis(None), "parquet")
+    (tmp_path / "train/p.csv").unlink()
+    assert "times in the index (timestamps" in str(read(tmp_path, {"p.parquet": nameless}).understood)
+
+
 def test_every_source_that_is_tested_has_a_recipe():
     recipes = (Path(__file__).parents[3] / "docs/data.md").read_text()
     assert not [vendor for vendor in VENDORS if f"**{vendor.removesuffix(', microseconds')}" not in recipes]

@@ -1,16 +1,13 @@
 """The price files of ../shared/cases, read by what a job calls: as cases.json says."""
 
-import json
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 
 from ml.data.columns import Reading
 from ml.data.sources import read_channel
 from ml.errors import UserError
-from ml.settings import parse_settings
+from ml.hyperparameters import parse_settings
+from price_files import written_cases
 
 # Known here so that each is a test of its own; the test below fails where the list is not the same.
 NAMES = str.split(
@@ -26,12 +23,7 @@ NAMES = str.split(
 
 @pytest.fixture(scope="module")
 def cases(shared, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cases")
-    script = shared / "cases/price_cases.py"
-    if not script.is_file():
-        pytest.skip(f"{script} is absent")
-    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
-    return folder, json.loads((folder / "cases.json").read_text())
+    return written_cases(shared, tmp_path_factory.mktemp("cases"))
 
 
 def test_all_cases_are_tested(cases):

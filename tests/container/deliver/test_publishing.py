@@ -11,8 +11,9 @@ from ml.deliver.model_files import h5_content
 from ml.deliver.publishing import ModelTarget, description, lookback_of, publish, version_key
 from ml.deliver.results import job_record, metrics_of
 from ml.errors import UserError
+from ml.hyperparameters import parse_settings
 from ml.learn.network import build_network
-from ml.settings import PRESETS, Settings, parse_settings
+from ml.settings import PRESETS, Settings
 
 KEY = "/ml/models/btc.h5"
 MAGIC = b"\x89HDF\r\n\x1a\n"

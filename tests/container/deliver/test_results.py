@@ -15,7 +15,7 @@ from ml.deliver.results import (
 )
 from ml.errors import UserError
 from ml.files import write_json
-from ml.settings import parse_settings
+from ml.hyperparameters import parse_settings
 
 DATA = {"rows": 9, "first": "", "last": "", "gaps": {}, "buy_share": 0.5, "train_rows": 8, "validation_rows": 1}
 

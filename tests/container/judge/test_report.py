@@ -63,6 +63,7 @@ def write_one(folder, price, bar):
             "buy_share": 0.5,
             "sha256": "ab" * 32,
             "segments": {"summary": ["segments: 1 with max_gap 4d", HOSTILE]},
+            "source": {"line": f"channel train, {HOSTILE}: price in close"},
         },
     }
     row = fold_row(1, (38_000, 20_059), history.index[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}
@@ -93,6 +94,7 @@ def test_the_page_escapes_everything_and_fetches_nothing(drawn):
     assert "<script" not in page and html.escape(HOSTILE) in page
     assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png;base64,' in page
     assert html.escape(performance.verdict) in page and html.escape(performance.profit_verdict) in page
+    assert html.escape(f"channel train, {HOSTILE}: price in close") in page
     assert "1,234 minutes in 2 gaps, the longest 1,000 after 2023-01-01 01:39" in page
 
 

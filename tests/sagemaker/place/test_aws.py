@@ -111,6 +111,11 @@ def add_log(logs, *events):
         logs.add_response("get_log_events", {"events": page, "nextForwardToken": token})
 
 
+def add_free_name(sagemaker, operation="describe_training_job"):
+    """The look at whether a name is taken, which finds that it is not."""
+    sagemaker.add_client_error(operation, "ValidationException", "Requested resource not found.")
+
+
 def archive(**files):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as opened:
@@ -119,6 +124,11 @@ def archive(**files):
             member.size = len(content)
             opened.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def uploaded():
+    found = boto3.client("s3").list_objects_v2(Bucket="prices", Prefix="position-trainer/inputs/")
+    return [item["Key"] for item in found.get("Contents", ())]
 
 
 def put(key, content):
@@ -139,6 +149,7 @@ def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(clo
         *ACCOUNT,
         "--name",
         "one",
+        "--no-check",
         "--prices",
         prices,
         "--channel",
@@ -151,10 +162,10 @@ def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(clo
         "--json",
     )
     assert code == 0, err
-    for channel in ("train", "again"):
-        assert boto3.client("s3").get_object(
-            Bucket="prices", Key=f"position-trainer/inputs/one/{channel}/prices #1 of 100 %.csv"
-        )
+    keys = uploaded()
+    assert len(keys) == 2
+    for key, channel in zip(keys, ("again", "train"), strict=True):
+        assert re.fullmatch(f"position-trainer/inputs/one-[0-9a-f]{{8}}/{channel}/prices #1 of 100 %.csv", key)
     sent = boto3.client("sagemaker").describe_training_job(TrainingJobName="one")
     assert sent["RoleArn"] == ROLE
     assert sent["HyperParameters"] == {"preset": "default"}
@@ -172,8 +183,93 @@ def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(clo
 
 def test_an_empty_folder_of_prices_starts_nothing(cloud, launch, tmp_path):
     code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path)
-    assert (code, err) == (1, f"error: channel train: there is no file {tmp_path}, nor a folder with files\n")
+    assert (code, err) == (1, f"error: {tmp_path} holds no files\n")
     assert boto3.client("sagemaker").list_training_jobs()["TrainingJobSummaries"] == []
+
+
+def test_a_name_that_is_taken_is_found_out_before_the_upload(cloud, launch, tmp_path):
+    (tmp_path / "a.csv").write_text("dt,mid\n")
+    for command, kind in (("train", "job"), ("tune", "tuning job")):
+        arguments = [command, "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path / "a.csv", "--detach"]
+        assert launch(*arguments)[0] == 0
+        before = uploaded()
+        code, _, err = launch(*arguments)
+        assert (code, err.splitlines()[-1]) == (
+            1,
+            f"error: there is a {kind} one already on SageMaker in {REGION}; choose another --name",
+        )
+        assert uploaded() == before
+
+
+def test_starts_of_one_name_never_share_a_prefix(cloud, launch, tmp_path, monkeypatch):
+    monkeypatch.setattr(AwsPlace, "start", refused_by_sagemaker)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("dt,mid\n")
+        assert launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path / name)[0] != 0
+    first, second = uploaded()
+    assert first.split("/")[2] != second.split("/")[2]
+
+
+def refused_by_sagemaker(*_):
+    raise RuntimeError("ResourceLimitExceeded")
+
+
+def test_uploads_carry_the_kms_key(cloud, launch, tmp_path):
+    (tmp_path / "a.csv").write_text("dt,mid\n")
+    key = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
+    arguments = ["--prices", tmp_path / "a.csv", "--kms-key", key, "--detach"]
+    code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", *arguments)
+    assert code == 0, err
+    head = boto3.client("s3").head_object(Bucket="prices", Key=uploaded()[0])
+    assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", key)
+
+
+def test_an_upload_that_s3_refuses_is_one_line_with_both_paths(cloud, launch, tmp_path):
+    (tmp_path / "a.csv").write_text("dt,mid\n")
+    account = [*ACCOUNT[:3], "nobodys-bucket", *ACCOUNT[4:]]
+    code, _, err = launch("train", "--on", "aws", *account, "--name", "one", "--prices", tmp_path / "a.csv")
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"error: {tmp_path}/a.csv cannot be uploaded to s3://nobodys-bucket/")
+    assert "NoSuchBucket" in err.splitlines()[-1]
+
+
+def test_files_are_uploaded_as_the_job_lists_them(cloud, launch, tmp_path):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    for path in (elsewhere / "b.csv", folder / "a.csv", folder / ".env", folder / ".git" / "config"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("dt,mid\n")
+    (folder / "2019").symlink_to(elsewhere)
+    assert launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", folder, "--detach")[0] == 0
+    assert [key.split("/train/")[1] for key in uploaded()] == ["2019/b.csv", "a.csv"]
+
+
+def test_uncompressed_results_are_collected_and_published(cloud, scripted, launch, tmp_path):
+    record = description("Completed")
+    record["ModelArtifacts"] = {"S3ModelArtifacts": "s3://prices/position-trainer/jobs/one/output/model/"}
+    record["OutputDataConfig"] |= {"CompressionType": "NONE"}
+    for _ in range(3):
+        scripted["sagemaker"].add_response("describe_training_job", record)
+    put("position-trainer/jobs/one/output/model/fx_btc_jpy_model.h5", H5)
+    put("position-trainer/jobs/one/output/model/1/saved_model.pb", b"graph")
+    put("position-trainer/jobs/one/output/data/report.html", b"<!doctype html>")
+    url = f"files:/{tmp_path / 'kydb'}"
+    code, _, err = launch("publish", "one", "--model-db", url)
+    assert code == 0, err
+    assert kydb.connect(url)["/ml/models/fx_btc_jpy_model.h5"] == H5
+    folder = tmp_path / "runs" / "one"
+    assert (folder / "model" / "1" / "saved_model.pb").read_bytes() == b"graph"
+    assert (folder / "output" / "data" / "report.html").is_file()
+
+
+def test_a_parent_that_differs_is_told_before_sagemaker_is_asked(cloud, launch):
+    account = ["tune", "--on", "aws", *ACCOUNT, "--detach"]
+    assert launch(*account, "--name", "p", "--prices", "s3://prices/a/")[0] == 0
+    arguments = ["--name", "c", "--prices", "s3://prices/b/", "--set", "epochs=9", "--warm-start", "p"]
+    code, _, err = launch(*account, *arguments)
+    assert code == 0, err
+    assert "warm start from p: epochs is 9 here and 3 there\n" in err
+    assert "warm start from p: channel train is s3://prices/b/ here and s3://prices/a/ there\n" in err
+    assert "--warm-start-type TransferLearning is for others" in err
 
 
 def test_results_are_collected_once_the_job_has_ended(cloud, scripted, sagemaker_place):
@@ -192,7 +288,7 @@ def test_an_archive_that_reaches_outside_is_refused(cloud, tmp_path):
     place = AwsPlace(tmp_path / "runs", REGION)
     put("bad.tar.gz", archive(**{"../../outside": b"x"}))
     with pytest.raises(UserError, match="cannot be unpacked"):
-        place._unpack("s3://prices/bad.tar.gz", tmp_path / "runs" / "one" / "model")
+        place._fetch("s3://prices/bad.tar.gz", tmp_path / "runs" / "one" / "model")
     assert not (tmp_path / "outside").exists()
     assert not (tmp_path / "runs" / "one" / "model").exists()
 
@@ -236,6 +332,7 @@ def test_push_makes_the_repository_logs_in_and_pushes(cloud, launch, tmp_path, m
     )
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("launch.refuse_wrong_platform", lambda _image: None)  # has tests of its own
     code, out, err = launch("push", "--image", "position-trainer:2", "--repository", "mine")
     assert code == 0, err
     uri = out.strip()
@@ -292,6 +389,7 @@ def test_a_failed_job_is_followed_to_its_reason(scripted, launch):
     sagemaker, logs = scripted["sagemaker"], scripted["logs"]
     reason = "AlgorithmError: hyperparameter dropout must be in [0, 1), received '2', exit code: 1"
     arn = {"TrainingJobArn": "arn:aws:sagemaker:eu-west-1:999988887777:training-job/one"}
+    add_free_name(sagemaker)
     sagemaker.add_response("create_training_job", arn)
     sagemaker.add_response("describe_training_job", description("InProgress", "Starting"))
     logs.add_client_error("describe_log_streams", "ResourceNotFoundException")
@@ -317,6 +415,7 @@ def test_a_failed_job_is_followed_to_its_reason(scripted, launch):
 def test_an_interrupted_spot_job_goes_on_and_tells_what_spot_saved(scripted, sagemaker_place, launch, monkeypatch):
     sagemaker, logs = scripted["sagemaker"], scripted["logs"]
     monkeypatch.setattr(sagemaker_place, "collect", lambda _: None)
+    add_free_name(sagemaker)
     sagemaker.add_response("create_training_job", {"TrainingJobArn": "arn:aws:sagemaker:e:1:training-job/one"})
     course = ["Starting", "Training", "Interrupted", "Starting", "Training", "Completed"]
     for end in (2, 3, 5):
@@ -358,6 +457,7 @@ def test_the_pages_of_several_hosts_logs_are_read_once(scripted, launch):
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(scripted, launch, monkeypatch):
     sagemaker = scripted["sagemaker"]
+    add_free_name(sagemaker)
     sagemaker.add_response("create_training_job", {"TrainingJobArn": "arn:aws:sagemaker:e:1:training-job/one"})
     sagemaker.add_response("describe_training_job", description("InProgress", "Starting"))
     add_log(scripted["logs"])
@@ -373,6 +473,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(scripted, launc
 
 def test_a_look_that_fails_says_that_the_job_goes_on(scripted, launch):
     sagemaker = scripted["sagemaker"]
+    add_free_name(sagemaker)
     sagemaker.add_response("create_training_job", {"TrainingJobArn": "arn:aws:sagemaker:e:1:training-job/one"})
     sagemaker.add_client_error("describe_training_job", "ExpiredTokenException", "expired")
     code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", "s3://prices/history/")
@@ -420,6 +521,7 @@ def trial(number, value, status="Completed"):
 def test_a_tuning_job_is_followed_and_its_best_shown(scripted, launch, tmp_path):
     sagemaker = scripted["sagemaker"]
     listed = "list_training_jobs_for_hyper_parameter_tuning_job"
+    add_free_name(sagemaker, "describe_hyper_parameter_tuning_job")
     sagemaker.add_response(
         "create_hyper_parameter_tuning_job",
         {"HyperParameterTuningJobArn": "arn:aws:sagemaker:e:1:hyper-parameter-tuning-job/t"},

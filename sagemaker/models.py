@@ -1,0 +1,69 @@
+"""Where a model's files are: in a job's folder, in a folder, or in a model.tar.gz."""
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from archive import unpack
+from ml.errors import UserError
+from ml.settings import SETTINGS, Settings
+
+ARCHIVE = "model.tar.gz"  # what SageMaker and the local modes of its SDKs make of model/
+
+
+def path_of_model(text: str, runs: Path) -> Path | None:
+    """The path that is meant where a command takes a job's name or a path; None: it is a name."""
+    path = Path(text).expanduser()
+    named = re.fullmatch("[a-zA-Z0-9-]+", text) and ((runs / text).exists() or not path.exists())
+    return None if named else path
+
+
+@contextlib.contextmanager
+def model_files(path: Path) -> Iterator[Path]:
+    """A folder with the files of a model.
+
+    Args:
+        path: that folder, one with `model/` or `model.tar.gz` in it, or such an archive.
+
+    Raises:
+        UserError: there is nothing, or no whole archive.
+    """
+    if path.is_dir():
+        inside = path / "model"
+        path = inside if inside.is_dir() else path / ARCHIVE if (path / ARCHIVE).is_file() else path
+    if path.is_dir():
+        yield path
+    elif path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(path, Path(folder))
+            yield Path(folder)
+    else:
+        raise UserError(f"there is no model at {path}: no folder and no {ARCHIVE}")
+
+
+def find_h5_file(folder: Path, model_key: str) -> Path:
+    """The .h5 file that a job left, named by its model key.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    named = folder / Settings(model_key=model_key).h5_name
+    found = [named] if named.is_file() else sorted(folder.glob("*.h5"))
+    if len(found) != 1:
+        raise UserError(f"{folder} must have one .h5 file, found {', '.join(path.name for path in found) or 'none'}")
+    return found[0]
+
+
+def job_record(folder: Path) -> tuple[str, dict[str, str]]:
+    """A model's job and its settings as text, by its job.json; both empty where there is none."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads((folder / "job.json").read_bytes())
+        if isinstance(content, dict) and isinstance(settings := content.get("settings"), dict):
+            texts = {
+                name: str(value) for name, value in settings.items() if name in SETTINGS and value not in (None, "")
+            }
+            return str(content.get("job", "")), texts
+    return "", {}

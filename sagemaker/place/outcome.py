@@ -1,0 +1,77 @@
+"""What a job came to, by its own word: what it left in its folder, whatever became of the process that owned it.
+
+Standard library only.
+"""
+
+import contextlib
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from place.record import LOG, metrics_in
+
+_FAILURE_CHARACTERS = 1024  # that SageMaker keeps
+_MOST_BYTES = 100_000_000  # of a metrics.json
+
+
+def failure_text(folder: Path) -> str:
+    """What a job wrote into output/failure, shortened as SageMaker does; empty where it did not."""
+    try:
+        with (folder / "output" / "failure").open(encoding="utf-8", errors="replace") as file:
+            return file.read(4 * _FAILURE_CHARACTERS).strip()[:_FAILURE_CHARACTERS]
+    except OSError:
+        return ""
+
+
+def final_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The last value of each metric in a job's log, as DescribeTrainingJob lists them."""
+    log = ""
+    with contextlib.suppress(OSError):
+        log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+    found = metrics_in(log, record["AlgorithmSpecification"].get("MetricDefinitions", []))
+    return [{"MetricName": name, "Value": values[-1]} for name, values in found.items() if values]
+
+
+def outcome_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The end of a job that runs no more and whose runner could not write it down; empty where it left no word.
+
+    The words are output/failure, output/success, which SageMaker's toolkit writes, and a whole metrics.json.
+    """
+    if text := failure_text(folder):
+        status, mark = "Failed", "output/failure"
+        told = {"FailureReason": f"AlgorithmError: {text}"}
+    else:
+        metrics = _read_metrics(folder)
+        stopped = metrics.get("stopped") or record["TrainingJobStatus"] == "Stopping"
+        status, told = "Stopped" if stopped else "Completed", {}
+        if (folder / "output" / "success").is_file():
+            mark = "output/success"
+        elif "performance" in metrics or metrics.get("stopped"):  # the last that a job writes
+            mark = "model/metrics.json"
+        else:
+            return {}
+    ended = datetime.fromtimestamp((folder / mark).stat().st_mtime, timezone.utc)
+    return {
+        "TrainingJobStatus": status,
+        "SecondaryStatus": status,
+        "TrainingEndTime": ended.isoformat(timespec="milliseconds"),
+        "FinalMetricDataList": final_metrics(folder, record),
+        **told,
+    }
+
+
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    path = folder / "model" / "metrics.json"
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        if path.stat().st_size <= _MOST_BYTES and isinstance(content := json.loads(path.read_bytes()), dict):
+            return content
+    return {}
+
+
+def measured_values(folder: Path, metric: str) -> list[float]:
+    """A metric's values in metrics.json, one an epoch, or the one of the job."""
+    metrics = _read_metrics(folder)
+    once = metrics.get("performance", {}).get("metrics", {})
+    values = [once[metric]] if metric in once else [epoch.get(metric) for epoch in metrics.get("epochs", ())]
+    return [float(value) for value in values if isinstance(value, int | float)]

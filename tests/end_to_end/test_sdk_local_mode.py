@@ -1,0 +1,146 @@
+"""The image in the local modes of SageMaker's own SDKs, versions 2 and 3, each in an environment of its own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import venv
+
+import kydb
+import pytest
+
+from launching import LAUNCH
+from ml.data.sample_market import sample_market
+
+pytestmark = pytest.mark.slow
+
+PROGRAMS = {
+    "sagemaker==2.257.7": """
+import json, sys
+from sagemaker.estimator import Estimator
+from sagemaker.local import LocalSession
+image, root, prices, settings, script = sys.argv[1:]
+session = LocalSession()
+session.config = {"local": {"local_code": True, "container_root": root}}
+Estimator(
+    image_uri=image, role="arn:aws:iam::999988887777:role/trainer", instance_count=1, instance_type="local",
+    sagemaker_session=session, hyperparameters=json.loads(settings), output_path=f"file://{root}/out",
+    **({"entry_point": script} if script else {}),
+).fit({"train": f"file://{prices}"})
+""",
+    "sagemaker==3.27.0": """
+import json, os, sys
+from sagemaker.train import ModelTrainer
+from sagemaker.train.configs import Compute, InputData, SourceCode
+from sagemaker.train.model_trainer import Mode
+image, root, prices, settings, script = sys.argv[1:]
+code = SourceCode(source_dir=os.path.dirname(script), entry_script=os.path.basename(script)) if script else None
+ModelTrainer(
+    training_image=image, role="arn:aws:iam::999988887777:role/trainer", training_mode=Mode.LOCAL_CONTAINER,
+    compute=Compute(instance_type="local_cpu", instance_count=1), hyperparameters=json.loads(settings),
+    local_container_root=root, source_code=code,
+).train(input_data_config=[InputData(channel_name="train", data_source=prices)])
+""",
+}
+SMALL = {"lookback": "60", "nodes": "16", "epochs": "1", "batch_size": "512"}
+
+
+@pytest.fixture(scope="module", params=PROGRAMS, ids=["v2", "v3"])
+def sdk(request, tmp_path_factory):
+    """The Python of an environment with an SDK, and the program that uses it."""
+    if not shutil.which("docker-compose"):
+        pytest.skip("the SDKs' local modes need the command docker-compose (Debian: apt-get install docker-compose)")
+    folder = tmp_path_factory.mktemp("sdk")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    installed = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", request.param],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    if installed.returncode:
+        pytest.skip(f"{request.param} cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
+    return python, PROGRAMS[request.param]
+
+
+@pytest.fixture(scope="module")
+def prices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prices")
+    sample_market(rows=4000, seed=3).to_parquet(folder / "prices.parquet")
+    return folder
+
+
+@pytest.fixture
+def start(image, sdk, prices, tmp_path):
+    """Starts a training job by an SDK in its local mode; what it prints goes to `log`."""
+    python, program = sdk
+
+    def run(settings=SMALL, script=""):
+        (tmp_path / "root").mkdir(exist_ok=True)
+        account = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "eu-west-1"}
+        with (tmp_path / "log").open("wb") as log:
+            return subprocess.Popen(
+                [python, "-c", program, image, str(tmp_path / "root"), str(prices), json.dumps(settings), str(script)],
+                env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | account,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    return run
+
+
+def log_of(tmp_path):
+    """What was printed, without the colours of docker-compose."""
+    return re.sub("\x1b\\[[0-9;]*m", "", (tmp_path / "log").read_text(errors="replace"))
+
+
+def test_a_job_leaves_its_model_which_launch_publishes(start, tmp_path):
+    assert start().wait(timeout=300) == 0, log_of(tmp_path)
+    assert "epoch=1/1 loss=" in log_of(tmp_path)
+    archives = list((tmp_path / "root").rglob("model.tar.gz"))
+    assert len(archives) == 1
+    for path in (archives[0], archives[0].parent):
+        url = f"files:/{tmp_path / path.name}"
+        subprocess.run([*LAUNCH, "publish", path, "--model-db", url], check=True, capture_output=True)
+        assert kydb.connect(url)["/ml/models/fx_btc_jpy_model.h5"].startswith(b"\x89HDF")
+
+
+def test_a_wrong_hyperparameter_is_named_in_the_log(start, tmp_path):
+    assert start(SMALL | {"nodez": "64"}).wait(timeout=300) != 0
+    assert "unknown hyperparameter nodez; did you mean nodes?" in log_of(tmp_path)
+
+
+def test_a_script_of_the_users_own_runs(start, tmp_path):
+    script = tmp_path / "code" / "mine.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import os, pathlib\n"
+        "from ml.train_sequence import normalised\n"
+        "print('channel', os.listdir(os.environ['SM_CHANNEL_TRAIN']), flush=True)\n"
+        "pathlib.Path(os.environ['SM_MODEL_DIR'], 'mine.txt').write_text('mine')\n"
+    )
+    assert start({}, script).wait(timeout=300) == 0, log_of(tmp_path)
+    assert "channel ['prices.parquet']" in log_of(tmp_path)
+
+
+def test_ctrl_c_stops_the_job_which_keeps_its_model(start, tmp_path):
+    process = start(SMALL | {"epochs": "100000"})
+    try:
+        deadline = time.monotonic() + 240
+        while "epoch=2/" not in log_of(tmp_path):
+            assert process.poll() is None and time.monotonic() < deadline, log_of(tmp_path)
+            time.sleep(0.5)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=240)  # both SDKs go without a look at what the container leaves
+    while not (found := list((tmp_path / "root").rglob("metrics.json"))) or not (found[0].parent / "job.json").exists():
+        assert time.monotonic() < deadline, log_of(tmp_path)
+        time.sleep(0.5)
+    assert json.loads(found[0].read_text())["stopped"]
+    assert (found[0].parent / "model.keras").is_file()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ml.errors import UserError
 from ml.learn.devices import Instance
+from ml.platform import cuda
 from ml.platform.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
@@ -125,6 +126,25 @@ def _refuse_idle_gpu(instance_type: str, allow_cpu: bool) -> None:
     )
     if evidence and not allow_cpu:
         raise UserError(
-            f"{evidence} but TensorFlow sees no GPU, and training would run on the CPU at a GPU's "
-            "price; use the image built with ACCELERATOR=gpu, or set allow_cpu=true"
+            f"{evidence} but TensorFlow sees no GPU, and training would run on the CPU at a GPU's price: "
+            f"{_why_no_gpu()}, or set allow_cpu=true"
         )
+
+
+def _why_no_gpu() -> str:
+    """What keeps TensorFlow from a GPU, and the remedy."""
+    import tensorflow as tf
+
+    if not tf.test.is_built_with_cuda():
+        return "this TensorFlow is built for CPUs; use the image built with ACCELERATOR=gpu, or requirements-gpu.txt"
+    missing = cuda.missing()
+    if cuda.DRIVER in missing:
+        return (
+            f"the driver's {cuda.DRIVER} is missing; start the container with the host's driver (docker run --gpus all)"
+        )
+    if missing:
+        return (
+            f"{', '.join(missing)} of CUDA cannot be opened; use the image built with ACCELERATOR=gpu, or install "
+            "requirements-gpu.txt again"
+        )
+    return "the libraries of CUDA are there; TF_CPP_MIN_LOG_LEVEL=0 makes TensorFlow say why"

@@ -1,4 +1,4 @@
-"""CUDA's libraries, as pip installs them: opened by path, since TensorFlow looks for one of them in the wrong folder."""
+"""CUDA's libraries as pip installs them, opened by path: TensorFlow does not look in the folder of one of them."""
 
 import ctypes
 import importlib.util
@@ -28,7 +28,7 @@ def open_libraries() -> None:
 
 
 def missing() -> list[str]:
-    """File names of the libraries that a GPU needs and this process has not got open: call it after TensorFlow's import.
+    """File names of the libraries that a GPU needs and this process has not opened; call it after TensorFlow's import.
 
     The driver's comes from the host, the others from NVIDIA's packages or the system.
     """

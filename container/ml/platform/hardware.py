@@ -140,7 +140,7 @@ def _why_no_gpu() -> str:
     missing = cuda.missing()
     if cuda.DRIVER in missing:
         return (
-            f"the driver's {cuda.DRIVER} is missing; start the container with the host's driver (docker run --gpus all)"
+            f"the driver's {cuda.DRIVER} is missing; start the container with it (docker run --gpus all)"
         )
     if missing:
         return (

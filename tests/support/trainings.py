@@ -39,8 +39,9 @@ class Stop:
         return self.after is not None and self.looks > self.after
 
 
-def cpu(count=1, precision="float32"):
-    return make_instance(tf.config.list_logical_devices("CPU")[:count], precision, "test")
+def cpu(count=1, precision="float32", *, one_program=False):
+    instance = make_instance(tf.config.list_logical_devices("CPU")[:count], precision, "test")
+    return dataclasses.replace(instance, one_program=one_program)
 
 
 def sequence_of(rows, market, settings, **options):

@@ -18,6 +18,7 @@ class Instance:
         compile_step: whether XLA compiles a whole step's gradients, or only the loops between its
             multiplications.
         compile_update: whether XLA compiles the optimizer's update.
+        one_program: whether XLA compiles the whole loop over many steps instead, which one device alone can run.
     """
 
     description: str
@@ -25,3 +26,4 @@ class Instance:
     precision: str
     compile_step: bool
     compile_update: bool
+    one_program: bool = False

@@ -12,6 +12,7 @@ from ml.learn.optimizer import build_optimizer
 from ml.settings import Settings
 from ml.train_sequence import TrainSequence, normalised
 
+
 class DeviceWindows:
     """A sequence's prices on the devices; its labels, and windows as the first hidden layer takes them, cut there.
 

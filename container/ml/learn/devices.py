@@ -1,6 +1,7 @@
 """What a training runs on: devices, the precision of their multiplications, and what XLA compiles."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ class Instance:
             multiplications.
         compile_update: whether XLA compiles the optimizer's update.
         one_program: whether XLA compiles the whole loop over many steps instead, which one device alone can run.
+        facts: what results depend on to the last bit beside the job: the device, its driver, versions.
+        keep_programs: keeps what XLA compiled, for a resume; called before a checkpoint is written.
     """
 
     description: str
@@ -27,3 +30,10 @@ class Instance:
     compile_step: bool
     compile_update: bool
     one_program: bool = False
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keep_programs: Callable[[], None] = lambda: None
+
+    @property
+    def hardware(self) -> str:
+        """The facts as a line."""
+        return ", ".join(f"{name} {value}" for name, value in self.facts.items())

@@ -7,9 +7,11 @@ an epoch's smaller last batch is a whole one of which some windows do not count.
 
 import math
 import time
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from ml.learn.loop import Sums
 from ml.learn.network import graph
@@ -17,6 +19,8 @@ from ml.learn.step import Steps
 
 _SECONDS_A_CALL = 1.0  # a stop signal, a due checkpoint and the progress bar wait as long
 _GROWTH = 16  # of a call's steps over those of the one before, at most
+
+_NAMES_BEGIN = 1 << 20  # counting as far takes 0.1 s; what precedes a first training takes some thousands
 
 _CALL = (tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.int32), *[tf.TensorSpec((), tf.float64)] * 2)
 
@@ -37,7 +41,10 @@ class Program:
         self._batches = _Batches(windows, batch_size)
         self._validation_batches = _Batches(validation_windows, batch_size)
         keys = np.zeros((self._batches.count, layers), np.uint32)
-        self._keys = tf.Variable(keys, trainable=False)  # pyright: ignore[reportArgumentType]
+        self._keys = tf.Variable(cast(Any, keys), trainable=False)  # the stubs know of tensors alone
+        _align_names()
+        for function in (self._train, *([self._evaluate] if validation_windows else [])):
+            cast(Any, function).get_concrete_function()  # the stubs take it for a method
 
     def begin_epoch(self, order: np.ndarray, keys: np.ndarray) -> None:
         self._batches.assign(order)
@@ -100,7 +107,7 @@ class _Batches:
         self.size = max(1, min(batch_size, windows))
         self.count = math.ceil(windows / self.size)
         starts = np.zeros((self.count, self.size), np.int32)
-        self._starts = tf.Variable(starts, trainable=False)  # pyright: ignore[reportArgumentType]
+        self._starts = tf.Variable(cast(Any, starts), trainable=False)
 
     def assign(self, order: np.ndarray) -> None:
         filled = np.zeros(self.count * self.size, np.int32)
@@ -129,6 +136,16 @@ class _Pace:
         wanted = steps * _SECONDS_A_CALL / max(seconds, 1e-6) if self._compiled else _GROWTH
         self._compiled = True
         self.steps = max(1, min(int(wanted), self.steps * _GROWTH))
+
+
+def _align_names() -> None:
+    """Makes TensorFlow name the functions that are traced next as in every other process.
+
+    It numbers them with a counter that every tensor advances, so a resume, which makes other tensors before, would have
+    other names; and XLA finds a kept program by its functions' names.
+    """
+    while ops.uid() % _NAMES_BEGIN:
+        pass
 
 
 def _added(sums, results):

@@ -7,11 +7,12 @@ import numpy as np
 
 from ml.errors import UserError
 from ml.learn.checkpoint_file import Checkpoint
+from ml.learn.devices import Instance
 from ml.learn.step import Steps
 
 _NAMES_BYTES = 1_000  # of an array in a checkpoint beside its numbers, generously
 _EPOCH_BYTES = 2_000  # of an epoch's metrics as JSON, generously
-_ADDED = {"one_program"}  # to what a checkpoint holds, since checkpoints of version 0.9.0
+_ADDED = {"one_program", "hardware"}  # to what a checkpoint holds, since checkpoints of version 0.9.0
 
 
 @dataclasses.dataclass
@@ -27,6 +28,7 @@ class Progress:
         history: one dict of metrics an epoch, as printed.
         best_epoch: the epoch (from 1) whose weights are kept; 0: none yet.
         one_program: whether its steps run as one program, to which a resume keeps wherever it runs.
+        hardware: what its last part was trained on; empty where nobody said.
     """
 
     epoch: int = 0
@@ -37,6 +39,7 @@ class Progress:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     one_program: bool = False
+    hardware: str = ""
 
 
 class TrainingState:
@@ -47,15 +50,15 @@ class TrainingState:
         epochs: how many are to be trained.
         steps_an_epoch: steps of each.
         validated: whether there are validation metrics.
-        one_program: whether its steps run as one program.
+        instance: the devices.
 
     Attributes:
         progress: where the training is.
         best: the weights of `progress.best_epoch`; None: there are none yet.
     """
 
-    def __init__(self, steps: Steps, epochs: int, steps_an_epoch: int, *, validated: bool, one_program: bool):
-        self.progress = Progress(one_program=one_program)
+    def __init__(self, steps: Steps, epochs: int, steps_an_epoch: int, *, validated: bool, instance: Instance):
+        self.progress = Progress(one_program=instance.one_program, hardware=instance.hardware)
         self.best: list[np.ndarray] | None = None
         self._variables = {"weight": steps.weights, "optimizer": steps.optimizer.variables}
         self._epochs, self._steps_an_epoch, self._validated = epochs, steps_an_epoch, validated

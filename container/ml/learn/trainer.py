@@ -115,17 +115,20 @@ class Trainer:
             self._settings.epochs,
             len(self._train),
             validated=self._validation is not None,
-            one_program=self._instance.one_program,
+            instance=self._instance,
         )
         found = checkpoints and checkpoints.load(identity, state.check, state.largest_checkpoint())
         if found:
             state.restore(found)
             report(f"resuming in epoch {state.progress.epoch + 1} at step {state.progress.step} from a checkpoint")
-            self._keep_loop(state.progress, report)
+            self._go_on_with_loop_of(state.progress, report)
         progress = state.progress
-        saver = CheckpointSaver(
-            checkpoints, self._settings.checkpoint_seconds, lambda: state.checkpoint(identity), report
-        )
+
+        def checkpoint():
+            self._instance.keep_programs()
+            return state.checkpoint(identity)
+
+        saver = CheckpointSaver(checkpoints, self._settings.checkpoint_seconds, checkpoint, report)
         with ScalarLog(tensorboard) as scalars:
             while progress.epoch < self._settings.epochs and not self._over_early(progress):
                 if not self._train_epoch(progress, stop, saver, report):
@@ -134,6 +137,7 @@ class Trainer:
                     state.keep_weights()
                 over = progress.epoch == self._settings.epochs or bool(self._over_early(progress))
                 saver.save(due=True, force=over)
+        self._instance.keep_programs()
         stopped = stop()
         if stopped:
             saver.save(force=True)
@@ -174,12 +178,19 @@ class Trainer:
             validation_windows=0 if self._validation is None else self._validation.num_windows,
         )
 
-    def _keep_loop(self, progress: Progress, report: Report) -> None:
+    def _go_on_with_loop_of(self, progress: Progress, report: Report) -> None:
         """Goes on with the loop that the training began with, whose results are not the other's to the last bit."""
-        if progress.one_program and self._instance.strategy.num_replicas_in_sync > 1:
-            report("the training began on one device; on several its results may differ in the last digits")
+        instance = self._instance
+        if progress.hardware and progress.hardware != instance.hardware:
+            report(
+                f"the checkpoint was made on other hardware ({progress.hardware}; here {instance.hardware}): "
+                "results may differ in the last digits"
+            )
+        progress.hardware = instance.hardware
+        if progress.one_program and instance.strategy.num_replicas_in_sync > 1:
+            report("the training began on one device and goes on on several: results may differ in the last digits")
             progress.one_program = False
-        if progress.one_program != self._instance.one_program:
+        if progress.one_program != instance.one_program:
             self.loop = self._loop_of(one_program=progress.one_program)
 
     def _train_epoch(

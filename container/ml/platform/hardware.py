@@ -1,14 +1,19 @@
 """The hardware found, and what is chosen for it. Every choice that depends on hardware is made here."""
 
+import dataclasses
+import hashlib
+import importlib.metadata
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml.errors import UserError
 from ml.learn.devices import Instance
 from ml.platform import cuda
+from ml.platform.programs import FOLDER_VARIABLE, KeptPrograms
 from ml.platform.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
@@ -28,21 +33,26 @@ def usable_cores() -> int:
     return max(1, cores)
 
 
-def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = False) -> Instance:
+def find_instance(
+    precision: str, *, instance_type: str = "", allow_cpu: bool = False, programs: Sequence[Path] = ()
+) -> Instance:
     """The hardware of this host; call it before TensorFlow has run anything. Imports TensorFlow.
 
     Args:
         precision: the setting: auto, float32, bfloat16 or float16.
         instance_type: SageMaker's name of the instance, empty where unknown.
         allow_cpu: whether to go on where the instance has a GPU that TensorFlow cannot use.
+        programs: folders that keep compiled programs from one process to the next.
 
     Raises:
         UserError: the instance has a GPU that TensorFlow cannot use.
     """
+    # On a CPU results are the same without them, so programs are kept only where somebody wants the time they spare.
+    kept = KeptPrograms(programs) if programs and (_has_gpu() or os.environ.get(FOLDER_VARIABLE)) else None
     import_tensorflow()
     import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus, details = tf.config.list_physical_devices("GPU"), {}
     if gpus:
         for gpu in gpus:  # take memory as needed: several jobs may share a card on a laptop
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -57,11 +67,15 @@ def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = 
         devices = f"{usable_cores()} CPU cores"
     chosen = best if precision == "auto" else precision
     reason = reason if precision == "auto" else "as set"
-    return make_instance(
+    facts = _gpu_facts(details) if gpus else _cpu_facts()
+    if kept and (count := kept.take(facts)):
+        devices += f", {count} compiled programs kept"
+    instance = make_instance(
         tf.config.list_logical_devices("GPU" if gpus else "CPU"),
         chosen,
         f"{devices}, multiplying in {chosen} ({reason})",
     )
+    return dataclasses.replace(instance, facts=facts, keep_programs=kept.keep if kept else lambda: None)
 
 
 def make_instance(devices: "list[tf.config.LogicalDevice]", precision: str, description: str) -> Instance:
@@ -110,12 +124,55 @@ def cpu_precision() -> tuple[str, str]:
 
 
 def _cpu_flags() -> str:
+    return _found_in(Path("/proc/cpuinfo"), r"^(?:flags|Features)\s*:(.*)$")
+
+
+def _found_in(path: Path, pattern: str) -> str:
+    """What a pattern's group finds in a file of the system's; empty where it is not there."""
     try:
-        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
         return ""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
-    return found.group(1) if found else ""
+    return found.group(1).strip() if found else ""
+
+
+def _has_gpu() -> bool:
+    """Whether the host has given this process an NVIDIA GPU."""
+    return Path("/dev/nvidia0").exists()
+
+
+def _gpu_facts(details: dict[str, Any]) -> dict[str, str]:
+    """What results on a GPU depend on to the last bit, as TensorFlow, the driver and the packages say it."""
+    major, minor = details.get("compute_capability", (0, 0))
+    driver = _found_in(Path("/proc/driver/nvidia/version"), r"Kernel Module.*?\s(\d+\.[\d.]+)\s")
+    packages = {"CUDA": "nvidia-cuda-runtime-cu12", "cuBLAS": "nvidia-cublas-cu12", "cuDNN": "nvidia-cudnn-cu12"}
+    return {
+        "device": str(details.get("device_name", "GPU")),
+        "compute capability": f"{major}.{minor}",
+        "driver": driver or "unknown",
+        **{name: _version(package) for name, package in packages.items()},
+        "TensorFlow": _tensorflow_version(),
+    }
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What results on a CPU depend on to the last bit: its instructions choose the kernels."""
+    flags = hashlib.sha256(_cpu_flags().encode()).hexdigest()[:8]
+    model = _found_in(Path("/proc/cpuinfo"), r"^model name\s*:(.*)$")
+    return {"device": model or "CPU", "instructions": flags, "TensorFlow": _tensorflow_version()}
+
+
+def _tensorflow_version() -> str:
+    import tensorflow as tf
+
+    return tf.__version__
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _refuse_idle_gpu(instance_type: str, allow_cpu: bool) -> None:
@@ -123,7 +180,7 @@ def _refuse_idle_gpu(instance_type: str, allow_cpu: bool) -> None:
         f"the instance type is {instance_type}"
         if _GPU_INSTANCE.match(instance_type)
         else "/dev/nvidia0 is there"
-        if Path("/dev/nvidia0").exists()
+        if _has_gpu()
         else ""
     )
     if evidence and not allow_cpu:

@@ -58,6 +58,7 @@ def main() -> None:
             settings.precision,
             instance_type=job.instance_type,
             allow_cpu=settings.allow_cpu,
+            weights=settings.weights,
             programs=program_folders(job.checkpoints, job.name),
         )
         record["device"] = instance.description

@@ -24,8 +24,8 @@ class Loop(Protocol):
         """
         ...
 
-    def train(self, first: int, sums: Sums) -> tuple[int, Sums]:
-        """Trains the epoch's next steps, from its step `first` on, for about a second at most.
+    def train(self, first: int, last: int, sums: Sums) -> tuple[int, Sums]:
+        """Trains the epoch's next steps, from its step `first` on and before `last`, for about a second at most.
 
         Returns:
             How many steps it trained, and the epoch's sums with theirs.

@@ -44,8 +44,8 @@ class Pieces:
     def begin_epoch(self, order: np.ndarray, keys: np.ndarray) -> None:
         self._order, self._keys = order, keys
 
-    def train(self, first: int, sums: Sums) -> tuple[int, Sums]:
-        starts = self._starts_of_call(self._order, first)
+    def train(self, first: int, last: int, sums: Sums) -> tuple[int, Sums]:
+        starts = self._starts_of_call(self._order, first)[: last - first]
         loss, correct = self._train(starts, self._keys[first : first + len(starts)])
         return len(starts), Sums(sums.loss + float(loss), sums.correct + float(correct))
 

@@ -50,8 +50,8 @@ class Program:
         self._batches.assign(order)
         self._keys.assign(keys)
 
-    def train(self, first: int, sums: Sums) -> tuple[int, Sums]:
-        steps = min(self._pace.steps, self._batches.count - first)
+    def train(self, first: int, last: int, sums: Sums) -> tuple[int, Sums]:
+        steps = min(self._pace.steps, last - first)
         began = time.perf_counter()
         loss, correct = (float(total) for total in self._train(first, first + steps, *sums))
         self._pace.adapt(steps, time.perf_counter() - began)

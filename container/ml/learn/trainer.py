@@ -212,7 +212,9 @@ class Trainer:
         bar = keras.utils.Progbar(len(self._train)) if sys.stdout.isatty() else None
         while progress.step < len(self._train):
             began = time.perf_counter()
-            steps, sums = self.loop.train(progress.step, Sums(progress.loss_sum, progress.correct_sum))
+            steps, sums = self.loop.train(
+                progress.step, len(self._train), Sums(progress.loss_sum, progress.correct_sum)
+            )
             progress.loss_sum, progress.correct_sum = sums
             progress.step += steps
             progress.seconds += time.perf_counter() - began

@@ -19,6 +19,12 @@ from ml.platform.tensorflow_import import import_tensorflow
 if TYPE_CHECKING:
     import tensorflow as tf
 
+# A CPU runs a network as one program where its steps are too small to be shared out piece by piece. Measured on 16
+# cores (docs/speed.md): 47,000 weights were fastest on 4 threads, 767,000 windows a second against 520,000 by pieces
+# whatever the threads; 2.5 million weights made 97,000 against 180,000. Between them nothing was measured.
+_SMALL = 100_000  # weights
+_THREADS = 4
+
 _GPU_INSTANCE = re.compile(r"ml\.(p\d|g\d)")
 
 
@@ -34,7 +40,12 @@ def usable_cores() -> int:
 
 
 def find_instance(
-    precision: str, *, instance_type: str = "", allow_cpu: bool = False, programs: Sequence[Path] = ()
+    precision: str,
+    *,
+    instance_type: str = "",
+    allow_cpu: bool = False,
+    weights: int | None = None,
+    programs: Sequence[Path] = (),
 ) -> Instance:
     """The hardware of this host; call it before TensorFlow has run anything. Imports TensorFlow.
 
@@ -42,6 +53,7 @@ def find_instance(
         precision: the setting: auto, float32, bfloat16 or float16.
         instance_type: SageMaker's name of the instance, empty where unknown.
         allow_cpu: whether to go on where the instance has a GPU that TensorFlow cannot use.
+        weights: of the network, by which CPUs choose between loops; None: unknown.
         programs: folders that keep compiled programs from one process to the next.
 
     Raises:
@@ -52,7 +64,7 @@ def find_instance(
     import_tensorflow()
     import tensorflow as tf
 
-    gpus, details = tf.config.list_physical_devices("GPU"), {}
+    gpus, details, one_program = tf.config.list_physical_devices("GPU"), {}, False
     if gpus:
         for gpu in gpus:  # take memory as needed: several jobs may share a card on a laptop
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -61,13 +73,17 @@ def find_instance(
         devices = f"{len(gpus)} x {details.get('device_name', 'GPU')}"
     else:
         _refuse_idle_gpu(instance_type, allow_cpu)
-        if usable_cores() < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
-            tf.config.threading.set_intra_op_parallelism_threads(usable_cores())
+        cores = usable_cores()
+        one_program = weights is not None and weights <= _SMALL and cores >= _THREADS
+        if one_program:
+            tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
+        elif cores < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
+            tf.config.threading.set_intra_op_parallelism_threads(cores)
         best, reason = cpu_precision()
-        devices = f"{usable_cores()} CPU cores"
+        devices = f"{cores} CPU cores" + (f", {_THREADS} of them used by a small network" if one_program else "")
     chosen = best if precision == "auto" else precision
     reason = reason if precision == "auto" else "as set"
-    facts = _gpu_facts(details) if gpus else _cpu_facts()
+    facts = _gpu_facts(details) if gpus else _cpu_facts(_THREADS if one_program else None)
     if kept and (count := kept.take(facts)):
         devices += f", {count} compiled programs kept"
     instance = make_instance(
@@ -75,7 +91,12 @@ def find_instance(
         chosen,
         f"{devices}, multiplying in {chosen} ({reason})",
     )
-    return dataclasses.replace(instance, facts=facts, keep_programs=kept.keep if kept else lambda: None)
+    return dataclasses.replace(
+        instance,
+        one_program=instance.one_program or one_program,
+        facts=facts,
+        keep_programs=kept.keep if kept else lambda: None,
+    )
 
 
 def make_instance(devices: "list[tf.config.LogicalDevice]", precision: str, description: str) -> Instance:
@@ -155,11 +176,16 @@ def _gpu_facts(details: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _cpu_facts() -> dict[str, str]:
-    """What results on a CPU depend on to the last bit: its instructions choose the kernels."""
+def _cpu_facts(threads: int | None) -> dict[str, str]:
+    """What results on a CPU depend on to the last bit: its instructions choose the kernels.
+
+    Args:
+        threads: that XLA's multiplications are cut into; None: others multiply, whose results do not depend on it.
+    """
     flags = hashlib.sha256(_cpu_flags().encode()).hexdigest()[:8]
     model = _found_in(Path("/proc/cpuinfo"), r"^model name\s*:(.*)$")
-    return {"device": model or "CPU", "instructions": flags, "TensorFlow": _tensorflow_version()}
+    facts = {"device": model or "CPU", "instructions": flags, "TensorFlow": _tensorflow_version()}
+    return facts | ({"threads": str(threads)} if threads else {})
 
 
 def _tensorflow_version() -> str:

@@ -298,7 +298,8 @@ sys.path[:0] = sys.argv[3:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * devices)
-from trainings import REGULARISED, cpu, silent, trainer_of, without_speed
+from trainings import REGULARISED, cpu, hide_gpus, silent, trainer_of, without_speed
+hide_gpus()
 settings = dataclasses.replace(REGULARISED, batch_size=batch_size)
 for count in (1, devices):
     _, trainer = trainer_of(settings, instance=cpu(count))

@@ -63,6 +63,7 @@ def main() -> None:
         )
         record["device"] = instance.description
         record["hardware"] = dict(instance.facts)
+        record["programs"] = list(map(str, instance.programs))
         say(f"device: {instance.description}")
         places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
         train = functools.partial(train_fold, settings, instance, record["data"]["sha256"], places, stop)

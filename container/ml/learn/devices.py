@@ -1,7 +1,8 @@
 """What a training runs on: devices, the precision of their multiplications, and what XLA compiles."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class Instance:
         compile_update: whether XLA compiles the optimizer's update.
         one_program: whether XLA compiles the whole loop over many steps instead, which one device alone can run.
         facts: what results depend on to the last bit beside the job: the device, its driver, versions.
-        keep_programs: keeps what XLA compiled, for a resume; called before a checkpoint is written.
+        programs: folders that keep what XLA compiled, for a resume.
+        keep_programs: writes what is new to them; called before a checkpoint is written.
     """
 
     description: str
@@ -31,6 +33,7 @@ class Instance:
     compile_update: bool
     one_program: bool = False
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    programs: Sequence[Path] = ()
     keep_programs: Callable[[], None] = lambda: None
 
     @property

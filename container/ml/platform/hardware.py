@@ -95,6 +95,7 @@ def find_instance(
         instance,
         one_program=instance.one_program or one_program,
         facts=facts,
+        programs=kept.folders if kept else (),
         keep_programs=kept.keep if kept else lambda: None,
     )
 

@@ -29,11 +29,15 @@ _LARGEST = 1 << 28  # bytes; the two programs of a training took 2 MB
 def program_folders(checkpoints: Path | None, job: str) -> list[Path]:
     """Where a job's programs are kept: with its checkpoints, and in the folder that its environment names.
 
+    A kept program is run as code, so an environment that names `none` keeps and reads none.
+
     Args:
         checkpoints: the job's checkpoints folder; None: it has none.
         job: its name.
     """
     shared = os.environ.get(FOLDER_VARIABLE)
+    if shared == "none":
+        return []
     return ([checkpoints / job / "programs"] if checkpoints else []) + ([Path(shared)] if shared else [])
 
 
@@ -42,11 +46,14 @@ class KeptPrograms:
 
     Args:
         folders: where they are kept, first the one that is read first; each gets all.
+
+    Attributes:
+        folders: where those of this hardware are kept, once `take` has been told of it.
     """
 
     def __init__(self, folders: Sequence[Path]):
         self._roots = folders
-        self._folders: list[Path] = []
+        self.folders: list[Path] = []
         self._kept: set[str] = set()
         self._refused = False
         self._own = Path(tempfile.mkdtemp(prefix="xla-"))
@@ -60,8 +67,8 @@ class KeptPrograms:
             hardware: what a program depends on beside itself: card, driver, versions.
         """
         name = hashlib.sha256(json.dumps(dict(hardware), sort_keys=True).encode()).hexdigest()[:16]
-        self._folders = [root / name for root in self._roots]
-        for folder in self._folders:
+        self.folders = [root / name for root in self._roots]
+        for folder in self.folders:
             for path in sorted(folder.glob("*.pb")) if folder.is_dir() else ():
                 if path.name not in self._kept and (program := _checked(path)) is not None:
                     (self._own / path.name).write_bytes(program)
@@ -73,7 +80,7 @@ class KeptPrograms:
         new = [path for path in self._own.glob("*.pb") if path.name not in self._kept]
         for path in new:
             program = path.read_bytes()
-            for folder in self._folders:
+            for folder in self.folders:
                 try:
                     write_whole(folder / path.name, program + hashlib.sha256(program).digest())
                 except OSError as error:  # no reason to end a training

@@ -96,6 +96,9 @@ def steps_of(training, sequence, batch_size: int, windows: int):
 
 
 def has_gpu() -> bool:
+    from ml.platform.tensorflow_import import import_tensorflow
+
+    import_tensorflow()
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))

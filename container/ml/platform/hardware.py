@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml.errors import UserError
 from ml.learn.devices import Instance
@@ -64,40 +64,54 @@ def find_instance(
     import_tensorflow()
     import tensorflow as tf
 
-    gpus, details, one_program = tf.config.list_physical_devices("GPU"), {}, False
-    if gpus:
-        for gpu in gpus:  # take memory as needed: several jobs may share a card on a laptop
-            tf.config.experimental.set_memory_growth(gpu, True)
-        details = tf.config.experimental.get_device_details(gpus[0])
-        best, reason = _gpu_precision(details.get("compute_capability", (0, 0)))
-        devices = f"{len(gpus)} x {details.get('device_name', 'GPU')}"
-    else:
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
         _refuse_idle_gpu(instance_type, allow_cpu)
-        cores = usable_cores()
-        one_program = weights is not None and weights <= _SMALL and cores >= _THREADS
-        if one_program:
-            tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
-        elif cores < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
-            tf.config.threading.set_intra_op_parallelism_threads(cores)
-        best, reason = cpu_precision()
-        devices = f"{cores} CPU cores" + (f", {_THREADS} of them used by a small network" if one_program else "")
-    chosen = best if precision == "auto" else precision
-    reason = reason if precision == "auto" else "as set"
-    facts = _gpu_facts(details) if gpus else _cpu_facts(_THREADS if one_program else None)
-    if kept and (count := kept.take(facts)):
-        devices += f", {count} compiled programs kept"
-    instance = make_instance(
-        tf.config.list_logical_devices("GPU" if gpus else "CPU"),
-        chosen,
-        f"{devices}, multiplying in {chosen} ({reason})",
-    )
+    found = _found_gpus(gpus) if gpus else _found_cpu(weights)
+    chosen, reason = found.precision if precision == "auto" else (precision, "as set")
+    description = f"{found.devices}, multiplying in {chosen} ({reason})"
+    if kept and (count := kept.take(found.facts)):
+        description += f", with {count} compiled programs from before"
+    instance = make_instance(tf.config.list_logical_devices("GPU" if gpus else "CPU"), chosen, description)
     return dataclasses.replace(
         instance,
-        one_program=instance.one_program or one_program,
-        facts=facts,
+        one_program=instance.one_program or found.one_program,
+        facts=found.facts,
         programs=kept.folders if kept else (),
         keep_programs=kept.keep if kept else lambda: None,
     )
+
+
+class _Found(NamedTuple):
+    """Devices as a line names them, their fastest precision and why, what results depend on, and the loop."""
+
+    devices: str
+    precision: tuple[str, str]
+    facts: dict[str, str]
+    one_program: bool = False
+
+
+def _found_gpus(gpus: "list[tf.config.PhysicalDevice]") -> _Found:
+    import tensorflow as tf
+
+    for gpu in gpus:  # take memory as needed: several jobs may share a card on a laptop
+        tf.config.experimental.set_memory_growth(gpu, True)
+    details = tf.config.experimental.get_device_details(gpus[0])
+    devices = f"{len(gpus)} x {details.get('device_name', 'GPU')}"
+    return _Found(devices, _gpu_precision(details.get("compute_capability", (0, 0))), _gpu_facts(details))
+
+
+def _found_cpu(weights: int | None) -> _Found:
+    import tensorflow as tf
+
+    cores = usable_cores()
+    if weights is not None and weights <= _SMALL and cores >= _THREADS:
+        tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
+        devices = f"{cores} CPU cores, {_THREADS} of them used by a small network"
+        return _Found(devices, cpu_precision(), _cpu_facts(_THREADS), one_program=True)
+    if cores < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+    return _Found(f"{cores} CPU cores", cpu_precision(), _cpu_facts(None))
 
 
 def make_instance(devices: "list[tf.config.LogicalDevice]", precision: str, description: str) -> Instance:

@@ -54,7 +54,7 @@ class KeptPrograms:
     def __init__(self, folders: Sequence[Path]):
         self._roots = folders
         self.folders: list[Path] = []
-        self._kept: set[str] = set()
+        self._kept: set[Path] = set()  # files that are whole, and those that could not be written
         self._refused = False
         self._own = Path(tempfile.mkdtemp(prefix="xla-"))
         atexit.register(shutil.rmtree, self._own, ignore_errors=True)
@@ -68,26 +68,28 @@ class KeptPrograms:
         """
         name = hashlib.sha256(json.dumps(dict(hardware), sort_keys=True).encode()).hexdigest()[:16]
         self.folders = [root / name for root in self._roots]
-        for folder in self.folders:
-            for path in sorted(folder.glob("*.pb")) if folder.is_dir() else ():
-                if path.name not in self._kept and (program := _checked(path)) is not None:
+        taken = set()
+        for path in (path for folder in self.folders for path in sorted(folder.glob("*.pb"))):
+            if (program := _checked(path)) is not None:
+                self._kept.add(path)
+                if path.name not in taken:
                     (self._own / path.name).write_bytes(program)
-                    self._kept.add(path.name)
-        return len(self._kept)
+                    taken.add(path.name)
+        return len(taken)
 
     def keep(self) -> None:
-        """Keeps what was compiled since; call it before a checkpoint is written, which is worth little without."""
-        new = [path for path in self._own.glob("*.pb") if path.name not in self._kept]
-        for path in new:
-            program = path.read_bytes()
-            for folder in self.folders:
+        """Keeps in each folder what it has not; call it before a checkpoint is written, which needs it."""
+        for path in self._own.glob("*.pb"):
+            targets = [folder / path.name for folder in self.folders]
+            for target in (target for target in targets if target not in self._kept):
+                program = path.read_bytes()
                 try:
-                    write_whole(folder / path.name, program + hashlib.sha256(program).digest())
+                    write_whole(target, program + hashlib.sha256(program).digest())
                 except OSError as error:  # no reason to end a training
                     if not self._refused:
                         say(f"COMPILED PROGRAMS cannot be kept, so a resume compiles again: {error}")
                     self._refused = True
-            self._kept.add(path.name)
+                self._kept.add(target)
 
 
 def _checked(path: Path) -> bytes | None:

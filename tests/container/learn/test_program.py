@@ -65,6 +65,31 @@ def test_a_resume_keeps_to_the_loop_that_the_training_began_with(tmp_path, began
     assert not same_weights(resumed, fit(SMALL, instance=other)[0])
 
 
+def on(card):
+    return dataclasses.replace(cpu(), facts={"device": card, "driver": "580"})
+
+
+def test_a_resume_on_another_card_is_told_and_goes_on(tmp_path):
+    folder = CheckpointFolder(tmp_path, "job")
+    fit(SMALL, stop=Stop(after=3), checkpoints=folder, instance=on("A"))
+    _, _, same = fit(SMALL, stop=Stop(after=1), checkpoints=folder, instance=on("A"))
+    assert not any("other hardware" in line for line in same)
+    _, result, lines = fit(SMALL, checkpoints=folder, instance=on("B"))
+    assert "made on other hardware (device A, driver 580; here device B, driver 580)" in "".join(lines)
+    assert len(result.history) == 3
+
+
+def test_a_checkpoint_that_names_neither_loop_nor_hardware_is_resumed_by_pieces(tmp_path):
+    folder = CheckpointFolder(tmp_path, "job")
+    fit(SMALL, stop=Stop(after=3), checkpoints=folder)
+    found = folder.load({})
+    old = {name: value for name, value in found.progress.items() if name not in ("one_program", "hardware")}
+    folder.save(dataclasses.replace(found, progress=old))
+    resumed, _, lines = fit(SMALL, checkpoints=folder, instance=one_program())
+    assert "resuming in epoch" in lines[0]
+    assert same_weights(resumed, fit(SMALL)[0])
+
+
 def test_calls_grow_until_they_take_about_a_second():
     pace, sizes = _Pace(), []
     for seconds in (9.0, 0.016, 0.256, 1.1, 4.4):  # the first one compiles

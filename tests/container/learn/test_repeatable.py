@@ -70,11 +70,12 @@ def test_a_second_job_that_is_stopped_and_resumed_runs_the_programs_of_the_first
     shared, lines = first
     programs = programs_in(shared)
     stopped = train(tmp_path, shared, after=3)
-    assert "2 compiled programs kept" in stopped[0]
+    assert "with 2 compiled programs from before" in stopped[0]
     resumed = train(tmp_path, shared)
     assert any("resuming in epoch" in line for line in resumed)
     assert resumed[-1] == lines[-1] != stopped[-1]
     assert programs_in(shared) == programs, "something was compiled again"
+    assert programs_in(tmp_path) == programs, "a resume without the shared folder would compile again"
 
 
 def test_a_damaged_program_is_compiled_again(first, tmp_path):

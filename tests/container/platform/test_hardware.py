@@ -1,8 +1,12 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import tensorflow as tf
+
+from ml.platform import hardware
 
 # What is chosen for a network on as many cores: whether it runs as one program, on how many threads, and its facts.
 SCRIPT = """
@@ -34,3 +38,20 @@ def test_a_small_network_on_many_cores_is_one_program_on_four_threads(cores, wei
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith(chosen)
+
+
+@pytest.mark.parametrize(("count", "one_program"), [(1, True), (2, False)])
+def test_one_gpu_runs_one_program_and_several_run_pieces(count, one_program, monkeypatch):
+    names = [f"GPU:{number}" for number in range(count)]
+    details = {"device_name": "NVIDIA H200", "compute_capability": (9, 0)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: names)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+    monkeypatch.setattr(
+        tf.config, "list_logical_devices", lambda kind: [SimpleNamespace(name=name, device_type=kind) for name in names]
+    )
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", list)
+    found = hardware.find_instance("auto", weights=47_618)
+    assert found.one_program == one_program and found.compile_step and found.precision == "bfloat16"
+    assert found.description == f"{count} x NVIDIA H200, multiplying in bfloat16 (compute capability 9.0)"
+    assert found.facts["device"] == "NVIDIA H200" and found.facts.keys() >= {"driver", "CUDA", "cuDNN", "TensorFlow"}

@@ -22,6 +22,7 @@ from ml.log import say
 FOLDER_VARIABLE = "POSITION_TRAINER_XLA_CACHE"  # of a folder that the jobs of a user or of a tuning job share
 
 _FLAG = "--tf_xla_persistent_cache_directory"
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _DIGEST = hashlib.sha256().digest_size  # bytes, at the end of each file
 _LARGEST = 1 << 28  # bytes; the two programs of a training took 2 MB
 
@@ -58,6 +59,8 @@ class KeptPrograms:
         self._refused = False
         self._own = Path(tempfile.mkdtemp(prefix="xla-"))
         atexit.register(shutil.rmtree, self._own, ignore_errors=True)
+        if any(path for root in folders for path in root.glob("*/*.pb")) and os.environ.get(_LEVEL, "2") == "2":
+            os.environ[_LEVEL] = "3"  # on reading a program TensorFlow logs errors that are none; real ones are raised
         os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {_FLAG}={self._own}".strip()
 
     def take(self, hardware: Mapping[str, str]) -> int:

@@ -89,6 +89,18 @@ def _histories(
     )
 
 
+def with_positions(history: History, settings: Settings) -> History:
+    """A history with a position in each row: its own where it has them, else the optimal ones.
+
+    Raises:
+        UserError: there are no more rows than the horizon, or all have the same label.
+    """
+    frame = labelled(history.frame, settings.horizon, settings.spread, settings.max_gap)
+    if problem := one_label(len(frame), int((frame["position"] > 0).sum())):
+        raise UserError(problem)
+    return history._replace(frame=frame)
+
+
 @dataclasses.dataclass
 class _Known:
     """What is known of one instrument once it is labelled."""
@@ -158,24 +170,25 @@ def together(histories: Iterable[tuple[str, History]], settings: Settings, tell:
         (one,) = known
         told = {"gaps": one.gaps._asdict(), "sha256": one.digest, "source": one.source.as_json()}
     else:
-        tell(_described_sources(known))
+        line = _described_sources(known)
+        tell(f"read: {line}")
         digests = repr([(each.name, each.digest) for each in known]).encode()
         told = {
             "gaps": _gaps_of_all(known),
             "sha256": hashlib.sha256(digests).hexdigest(),
             "instruments": {each.name: {"rows": each.rows, "sha256": each.digest} for each in known},
-            "source": {each.name: each.source.as_json() for each in known},
+            "source": {"line": line, "instruments": {each.name: each.source.as_json() for each in known}},
         }
     return Prices(frame, of_all | told, [_described_labels(known), *facts.lines()])
 
 
 def _described_sources(known: Sequence[_Known]) -> str:
-    """The line that names the instruments and their bars."""
+    """The instruments and their bars in a line."""
     names = [f"{each.name} ({each.bars:,} bars)" for each in known[:_NAMED]]
     more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
     bars = sorted({in_words(each.source.bar) for each in known})
     mixed = f"; THEIR BARS DIFFER in length: {', '.join(bars)}" if len(bars) > 1 else f", bars of {bars[0]}"
-    return f"read: {len(known):,} instruments: {', '.join(names)}{more}{mixed}"
+    return f"{len(known):,} instruments: {', '.join(names)}{more}{mixed}"
 
 
 def _described_labels(known: Sequence[_Known]) -> str:

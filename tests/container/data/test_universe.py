@@ -7,7 +7,7 @@ from ml.data.prices import labelled_prices, together
 from ml.data.sample_market import sample_market, sample_universe
 from ml.data.universe import read_curves, read_instruments
 from ml.errors import UserError
-from ml.settings import parse_settings
+from ml.hyperparameters import parse_settings
 from ml.timeseries import time_series
 
 MARKETS = dict(sample_universe(3, 600))

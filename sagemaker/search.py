@@ -270,7 +270,7 @@ class Search:
         """Takes up a trial of a search that was killed or stopped: leaves it alone where it runs or ended."""
         job = self._job_name(trial.number)
         with contextlib.suppress(NoSuchJob):  # then it is started
-            record = self._place.describe_trial(job, self._record)
+            record = self._place.trial_record(job, self._record)
             early = self._study.get_trials(deepcopy=False)[trial.number].user_attrs.get("stopped_early")
             again = ("Interrupted",) if early else ("Interrupted", "Stopped")
             if record["SecondaryStatus"] not in again:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import time
@@ -153,7 +152,7 @@ class LocalPlace(TuningFolders):
         """The folder with the job's model/ and output/."""
         return self.folder(name)
 
-    def describe_trial(self, name: str, tuning: dict[str, Any]) -> dict[str, Any]:
+    def trial_record(self, name: str, tuning: dict[str, Any]) -> dict[str, Any]:
         """The record of a tuning job's own trial.
 
         Raises:
@@ -176,14 +175,14 @@ class LocalPlace(TuningFolders):
         Raises:
             UserError: it is of something that the tuning job did not make, or cannot be read, or may still run.
         """
-        record = self.describe_trial(name, tuning)
+        record = self.trial_record(name, tuning)
         try:
             running = bool(engine.running_containers(record))
         except engine.EngineSilent as silence:
             raise UserError(f"whether the container of {name} still runs is not known: {silence}") from None
         if running or record["TrainingJobStatus"] not in FINAL:
             raise UserError(f"{name} still runs; stop {name} ends it")
-        shutil.rmtree(self.folder(name), ignore_errors=True)
+        staging.remove(self.folder(name))
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
         environment = {

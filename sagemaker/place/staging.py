@@ -11,6 +11,7 @@ import signal
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ml.files import sync_folder
 from place.record import JOB_LOCK, TUNING_RECORD, is_locked, take_lock
 
 _PREFIX = ".starting-"
+_REMOVED = ".removed-"
 _ABANDONED_SECONDS = 60  # a start takes its lock well before
 
 
@@ -99,6 +101,13 @@ def staged(runs: Path, name: str) -> Iterator[Start]:
         raise
 
 
+def remove(folder: Path) -> None:
+    """Removes a job's folder: its name is free in one step, even where the removal itself is killed."""
+    unnamed = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex}")
+    folder.rename(unnamed)
+    shutil.rmtree(unnamed, ignore_errors=True)
+
+
 def _begin(runs: Path, final: Path) -> Start:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=runs))
     try:
@@ -112,7 +121,9 @@ def _begin(runs: Path, final: Path) -> Start:
 
 
 def _remove_abandoned(runs: Path) -> None:
-    """Removes what starts that were killed have left."""
+    """Removes what starts and removals that were killed have left."""
+    for folder in runs.glob(f"{_REMOVED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
     for folder in runs.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             old = time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS

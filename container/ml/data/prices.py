@@ -172,7 +172,8 @@ def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Pr
             "instruments": {each.name: {"rows": each.rows, "sha256": each.digest} for each in known},
             "source": {each.name: each.source.as_json() for each in known},
         }
-    return Prices(frame, of_all | told, [_described_labels(known), *facts.lines()])
+    line = described(frame, known[0].bars) if len(known) == 1 else _described_labels(known)
+    return Prices(frame, of_all | told, [line, *facts.lines()])
 
 
 def _described_sources(known: Sequence[_Known]) -> str:
@@ -184,16 +185,26 @@ def _described_sources(known: Sequence[_Known]) -> str:
     return f"read: {len(known):,} instruments: {', '.join(names)}{more}{mixed}"
 
 
+def described(history: pd.DataFrame, bars: int) -> str:
+    """A labelled history as a line for the log.
+
+    Args:
+        history: the rows that have a label.
+        bars: how many were read.
+    """
+    rows = len(history)
+    unlabelled = f" (the last {bars - rows:,} see too little of the future)" if bars > rows else ""
+    buys = (history["position"] > 0).mean()
+    return f"labels: {rows:,} of {bars:,} bars{unlabelled}, {buys:.1%} buy; {gaps(history)}"
+
+
 def _described_labels(known: Sequence[_Known]) -> str:
-    """The line that says how many bars have a label."""
+    """The same of several instruments."""
     rows, bars, buys = (sum(getattr(each, field) for each in known) for field in ("rows", "bars", "buys"))
-    few = "see too little of the future"
-    last = f"the last {bars - rows:,} {few}" if len(known) == 1 else f"{bars - rows:,} {few}"
-    of_instruments = f" of {len(known):,} instruments" if len(known) > 1 else ""
-    missing = str(known[0].gaps) if len(known) == 1 else f"{sum(each.gaps.count for each in known):,} gaps"
+    unlabelled = f" ({bars - rows:,} see too little of the future)" if bars > rows else ""
     return (
-        f"labels: {rows:,} of {bars:,} bars{of_instruments}{f' ({last})' if bars > rows else ''}, "
-        f"{buys / rows:.1%} buy; {missing}"
+        f"labels: {rows:,} of {bars:,} bars of {len(known):,} instruments{unlabelled}, {buys / rows:.1%} buy; "
+        f"{sum(each.gaps.count for each in known):,} gaps"
     )
 
 

@@ -164,25 +164,26 @@ def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Pr
         (one,) = known
         told = {"gaps": one.gaps._asdict(), "sha256": one.digest, "source": one.source.as_json()}
     else:
-        say(_described_sources(known))
+        line = _described_sources(known)
+        say(f"read: {line}")
         digests = repr([(each.name, each.digest) for each in known]).encode()
         told = {
             "gaps": _gaps_of_all(known),
             "sha256": hashlib.sha256(digests).hexdigest(),
             "instruments": {each.name: {"rows": each.rows, "sha256": each.digest} for each in known},
-            "source": {each.name: each.source.as_json() for each in known},
+            "source": {"line": line, "instruments": {each.name: each.source.as_json() for each in known}},
         }
     line = described(frame, known[0].bars) if len(known) == 1 else _described_labels(known)
     return Prices(frame, of_all | told, [line, *facts.lines()])
 
 
 def _described_sources(known: Sequence[_Known]) -> str:
-    """The line that names the instruments and their bars."""
+    """The instruments and their bars, in a line."""
     names = [f"{each.name} ({each.bars:,} bars)" for each in known[:_NAMED]]
     more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
     bars = sorted({in_words(each.source.bar) for each in known})
     mixed = f"; THEIR BARS DIFFER in length: {', '.join(bars)}" if len(bars) > 1 else f", bars of {bars[0]}"
-    return f"read: {len(known):,} instruments: {', '.join(names)}{more}{mixed}"
+    return f"{len(known):,} instruments: {', '.join(names)}{more}{mixed}"
 
 
 def described(history: pd.DataFrame, bars: int) -> str:

@@ -33,7 +33,7 @@ FROM ${BASE_IMAGE}
 RUN find / -xdev -type f -perm /6000 -exec chmod a-s {} + && \
     rm -rf /usr/local/bin/pip* /usr/local/lib/python3.11/site-packages/*
 COPY --from=packages /opt/venv /opt/venv
-# TensorFlow opens CUDA's libraries by name, and its own search path lacks the folder of one of them (libcusolver).
+# CUDA's libraries by name, for a user's own script; the program opens them by path (ml/platform/cuda.py).
 RUN (ls -d /opt/venv/lib/python3.11/site-packages/nvidia/*/lib 2>/dev/null || true) >/etc/ld.so.conf.d/cuda.conf && ldconfig
 # Not under /opt/ml, which SageMaker mounts over. A HOME that any user can write, for --user and --read-only.
 ENV PATH=/opt/program/bin:/opt/venv/bin:$PATH \

@@ -8,7 +8,8 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' container/ml/__init__.
 # Where there is a stand-in for the official base image with this machine's registry settings, it is used.
 LOCAL_BASE := python-local:3.11-slim-bookworm
 BASE = $(shell docker image inspect $(LOCAL_BASE) >/dev/null 2>&1 && echo --network host --build-arg BASE_IMAGE=$(LOCAL_BASE))
-export DOCKER_DEFAULT_PLATFORM = linux/amd64  # what SageMaker's instances are, also where this machine is not
+# What SageMaker's instances are, also where this machine is not. (A comment behind it would leave its blanks in the value.)
+export DOCKER_DEFAULT_PLATFORM = linux/amd64
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \

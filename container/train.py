@@ -27,6 +27,7 @@ from ml.platform.failure import failures_reported
 from ml.platform.hardware import find_instance
 from ml.platform.job import Job, base_folder, read_job
 from ml.platform.memory import available_memory, check_memory
+from ml.platform.programs import program_folders
 from ml.platform.stop import StopSignal
 from ml.settings import Settings
 
@@ -58,8 +59,16 @@ def main() -> None:
             say(line)
         data = prices.facts | rows_of_parts(folds)
         record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
-        instance = find_instance(settings.precision, instance_type=job.instance_type, allow_cpu=settings.allow_cpu)
+        instance = find_instance(
+            settings.precision,
+            instance_type=job.instance_type,
+            allow_cpu=settings.allow_cpu,
+            weights=settings.weights,
+            programs=program_folders(job.checkpoints, job.name),
+        )
         record["device"] = instance.description
+        record["hardware"] = dict(instance.facts)
+        record["programs"] = list(map(str, instance.programs))
         say(f"device: {instance.description}")
         places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
         train = functools.partial(train_fold, settings, instance, record["data"]["sha256"], places, stop)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # pandas takes a moment, which commands without prices need n
     from ml.data.understood import History
 
 ROWS_SHOWN = 3
+INSTRUMENTS_SHOWN = 10
 _DIGITS = 10  # significant; the middle of bid and ask has noise behind them
 _DRAWN = 1000  # stretches of a picture
 _DOTS_PER_INCH = 160
@@ -45,39 +46,43 @@ class Findings:
     """What a job would make of price files.
 
     Attributes:
-        history: as read; what was understood of it is told by `str(history.understood)`.
-        labels: the job's line about rows, labels and gaps; without labels, about gaps alone.
-        windows: the job's line about training and validation rows, and the windows in them; empty with a problem.
-        facts: `gaps`, and as far as the rows come to it `labelled`, `buy_share`, and rows and windows of each part.
-        problem: why the job would refuse the history that was read; empty where it would train.
+        histories: each instrument's name and history as read; the name of a single one is empty.
+        lines: the job's lines about rows, labels and gaps, and about training and validation rows; about gaps alone
+            with a problem.
+        facts: as far as the rows come to it what job.json says of them, and the rows of each part.
+        problem: why the job would refuse the histories that were read; empty where it would train.
     """
 
-    history: "History"
-    labels: str
-    windows: str
+    histories: list[tuple[str, "History"]]
+    lines: list[str]
     facts: dict[str, Any]
     problem: str
 
 
-def read_prices(paths: Sequence[Path], settings: Settings) -> "History":
-    """The price history in files and folders of this machine, read as a job reads its channel.
+def read_prices(paths: Sequence[Path], settings: Settings) -> list[tuple[str, "History"]]:
+    """The price histories in files and folders of this machine, read as a job reads its channel.
+
+    Returns:
+        Each instrument's name and history; the name of a single one is empty.
 
     Raises:
         UserError: they cannot be read, or are no price history; the job's own message.
     """
     from ml.data.columns import Reading
-    from ml.data.sources import read_files
+    from ml.data.universe import read_instruments
 
     for path in paths:
         if str(path).startswith(("s3:/", "s3:\\")):
             raise UserError(f"{path} is not on this machine; copy it first: aws s3 cp --recursive s3://... FOLDER")
-    return read_files(
-        list_together(paths, remark),
-        settings.start_date,
-        settings.end_date,
-        Reading.of(settings),
-        source=f"channel {settings.prices_channel}",
-        say=remark,
+    return list(
+        read_instruments(
+            list_together(paths, remark),
+            settings.start_date,
+            settings.end_date,
+            Reading.of(settings),
+            source=f"channel {settings.prices_channel}",
+            say=remark,
+        )
     )
 
 
@@ -88,39 +93,48 @@ def look_at_prices(paths: Sequence[Path], settings: Settings) -> Findings:
         UserError: they cannot be read, or are no price history.
     """
     from ml.data.history import gaps
-    from ml.data.prices import described, with_positions
-    from ml.learn.folds import described as described_folds
-    from ml.learn.folds import folds_of, rows_of_parts
+    from ml.data.prices import together
+    from ml.learn.folds import described, folds_of, rows_of_parts
 
-    history = read_prices(paths, settings)
-    found = gaps(history.frame)
-    labels, facts = f"gaps: {found}", {"gaps": found._asdict()}
+    histories = read_prices(paths, settings)
+    lines = [f"{name or 'gaps'}: {gaps(history.frame)}" for name, history in histories]
+    facts: dict[str, Any] = {}
     try:
-        labelled = with_positions(history, settings).frame
-        labels = described(labelled, len(history.frame))
-        facts |= {"labelled": len(labelled), "buy_share": float((labelled["position"] > 0).mean())}
-        folds = folds_of(labelled, settings)
+        prices = together(histories, settings, tell=lambda line: None)
+        facts, lines = prices.facts, prices.lines
+        folds = folds_of(prices.frame, settings)
     except UserError as error:
-        return Findings(history, labels, "", facts, str(error))
-    rows = rows_of_parts(folds)
-    windows = {name.replace("_rows", "_windows"): max(0, count - settings.lookback + 1) for name, count in rows.items()}
+        return Findings(histories, lines, facts, str(error))
+    windows = {
+        "train_windows": _count_windows(folds[-1].train_rows, settings),
+        "validation_windows": _count_windows(folds[-1].validation_rows, settings),
+    }
     line = (
-        f"{described_folds(folds)}; windows of {settings.lookback:,} bars: {windows['train_windows']:,} to train on, "
+        f"{described(folds)}; windows of {settings.lookback:,} bars: {windows['train_windows']:,} to train on, "
         f"{windows['validation_windows']:,} to validate on"
     )
-    return Findings(history, labels, line, facts | rows | windows, "")
+    return Findings(histories, [*lines, line], facts | rows_of_parts(folds) | windows, "")
+
+
+def _count_windows(rows: "pd.DataFrame | None", settings: Settings) -> int:
+    from ml.segments import segment_bounds, valid_starts
+
+    if rows is None:
+        return 0
+    return int(valid_starts(segment_bounds(rows, settings.max_gap), settings.lookback).sum())
 
 
 def plain_values(findings: Findings) -> dict[str, Any]:
     """Plain values for programs."""
-    frame = findings.history.frame
-    return {
-        "source": findings.history.understood.as_json(),
-        **findings.facts,
-        "first_rows": _records(frame.iloc[:ROWS_SHOWN]),
-        "last_rows": _records(frame.iloc[-ROWS_SHOWN:]),
-        "problem": findings.problem,
-    }
+    found: dict[str, Any] = {**findings.facts, "problem": findings.problem}
+    for name, history in findings.histories:
+        rows = {
+            "source": history.understood.as_json(),
+            "first_rows": _records(history.frame.iloc[:ROWS_SHOWN]),
+            "last_rows": _records(history.frame.iloc[-ROWS_SHOWN:]),
+        }
+        found |= {"instruments": found.get("instruments", {}) | {name: rows}} if name else rows
+    return found
 
 
 def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -222,13 +236,15 @@ def check_local_prices(request: Record, paths: Sequence[Path]) -> None:
     settings = parse_settings(parameters)
     others = set(tuned) - {"lookback", "horizon"}
     if others & (_OF_LABELS | _OF_WINDOWS):
-        understood = read_prices(paths, settings).understood
+        histories = read_prices(paths, settings)
     else:
         findings = look_at_prices(paths, settings)
-        understood = findings.history.understood
+        histories = findings.histories
         if findings.problem:
-            raise UserError(f"{understood.source}: {findings.problem}")
-    remark(f"prices: {understood}")
+            raise UserError(f"channel {settings.prices_channel}: {findings.problem}")
+    (_, first), *others = histories
+    names = ", ".join(name for name, _ in histories[:INSTRUMENTS_SHOWN])
+    remark(f"prices: {len(histories):,} instruments: {names}" if others else f"prices: {first.understood}")
 
 
 def _smallest(kind: str, entry: dict[str, Any]) -> str:

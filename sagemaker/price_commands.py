@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from check_prices import lines_of, look_at_prices, plain_values, read_prices, write_picture
+from check_prices import INSTRUMENTS_SHOWN, lines_of, look_at_prices, plain_values, read_prices, write_picture
 from console import print_json, remark, say
 from ml.errors import UserError, one_line, redacted
 from ml.hyperparameters import parse_settings, parse_value
@@ -47,17 +47,20 @@ def check_files(files: tuple[Path, ...], settings: dict[str, str], picture: Path
     if picture and picture.suffix not in (".png", ".svg"):
         raise UserError(f"--picture must end in .png or .svg, received {picture}")
     findings = look_at_prices(files, parse_settings(settings))
-    history = findings.history
     if picture:
-        write_picture(history.frame, _title(files), picture)
+        _, first = findings.histories[0]
+        write_picture(first.frame, _title(files), picture)
     if as_json:
         print_json(plain_values(findings))
     else:
-        say(f"read: {history.understood}\n")
-        say("\n".join([*lines_of(history.frame), ""]))
-        for line in filter(None, (findings.labels, findings.windows)):
+        for name, history in findings.histories[:INSTRUMENTS_SHOWN]:
+            say(f"read{name and f' {name}'}: {history.understood}\n")
+            say("\n".join([*lines_of(history.frame), ""]))
+        if len(findings.histories) > INSTRUMENTS_SHOWN:
+            say(f"and {len(findings.histories) - INSTRUMENTS_SHOWN:,} instruments more\n")
+        for line in findings.lines:
             say(line)
-        for name in history.understood.left_out:
+        for name in findings.histories[0][1].understood.left_out:
             say(f"left out: {name}")
         if picture:
             say(f"picture: {picture}")
@@ -94,7 +97,10 @@ def import_files(
     except UserError as error:
         message = str(error).replace("hyperparameter prices_db", "--to").replace("hyperparameter prices_key", "--key")
         raise UserError(message) from None
-    history = read_prices(files, parse_settings(settings))
+    (name, history), *others = read_prices(files, parse_settings(settings))
+    if others:
+        names = ", ".join([name, *(other for other, _ in others)][:INSTRUMENTS_SHOWN])
+        raise UserError(f"the files hold {1 + len(others):,} instruments ({names}); import each under a key of its own")
     remark(f"read: {history.understood}")
     written = _write(history.frame, url, key, how) | {
         "Rows": len(history.frame),

@@ -58,7 +58,6 @@ COMMANDS = {
     r"pip install (-e )?\./container": "tests/container/test_install.py::",
     r"aws sagemaker create-training-job": "no AWS account; test_aws.py starts the printed request by boto3",
     r"aws configure": "asks for credentials",
-    r"BENCH_PRICES=FOLDER make bench": "takes an hour and a year of real prices",
     r"alias ": "a name for this shell",
     r"pip install pre-commit|pre-commit install": "installs from the package index; the hooks are make lint's",
     r"\.venv/bin/(pip install jupyterlab|jupyter lab)": "opens a browser; test_notebook.py runs every cell",

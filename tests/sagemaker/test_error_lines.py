@@ -72,6 +72,7 @@ def arguments(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(docker.parent), prepend=":")
     place = ["--region", REGION, "--runs", str(tmp_path / "runs")]
     start = ["--on", "aws", *ACCOUNT, *place, "--prices", str(prices), "--name", "one", "--detach", "--no-doctor"]
+    start.append("--no-check")
     rest = {name: [name, "one", "--on", "aws", *place] for name in ("status", "logs", "stop", "best")}
     return rest | {
         "train": ["train", *start],

@@ -1,8 +1,9 @@
 """Small price files as people have them, and channels of them."""
 
 import json
-import subprocess
+import runpy
 import sys
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -63,5 +64,6 @@ def written_cases(shared, folder):
     script = shared / "cases/price_cases.py"
     if not script.is_file():
         pytest.skip(f"{script} is absent")
-    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
+    with mock.patch.object(sys, "argv", [str(script), str(folder)]):
+        runpy.run_path(str(script), run_name="__main__")
     return folder, json.loads((folder / "cases.json").read_text())

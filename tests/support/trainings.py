@@ -28,6 +28,11 @@ SMALL = Settings(
 REGULARISED = dataclasses.replace(SMALL, warmup_steps=10, schedule="cosine", weight_decay=0.1, label_smoothing=0.1)
 
 
+def hide_gpus():
+    """Numbers are compared to float32's last digits, and a GPU multiplies in a shorter type."""
+    tf.config.set_visible_devices([], "GPU")
+
+
 class Stop:
     """A stop request that comes when it has been looked at `after` times."""
 
@@ -39,8 +44,9 @@ class Stop:
         return self.after is not None and self.looks > self.after
 
 
-def cpu(count=1, precision="float32"):
-    return make_instance(tf.config.list_logical_devices("CPU")[:count], precision, "test")
+def cpu(count=1, precision="float32", *, one_program=False):
+    instance = make_instance(tf.config.list_logical_devices("CPU")[:count], precision, "test")
+    return dataclasses.replace(instance, one_program=one_program)
 
 
 def sequence_of(rows, market, settings, **options):

@@ -10,12 +10,15 @@ the turns' ratios. Prices are the simulated market's, so that anyone gets the sa
 
 import argparse
 import contextlib
+import functools
+import importlib.metadata
 import importlib.util
 import itertools
 import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -72,23 +75,33 @@ def trainer(sequence, **settings):
     settings = Settings(
         **PRESETS["original"] | {"lookback": sequence.lookback_period, "batch_size": sequence.batch_size, **settings}
     )
-    instance = find_instance(settings.precision)
+    instance = find_instance(settings.precision, allow_cpu=True, weights=settings.weights)
     return Trainer(build_network(settings), settings, instance, sequence, None)
 
 
 def steps_of(training, sequence, batch_size: int, windows: int):
     """A function that trains on about `windows` windows, in calls as the job makes them."""
-    order, keys = sequence.order(0), training.dropout_keys(0)
+    from ml.learn.loop import Sums
+
+    training.loop.begin_epoch(sequence.order(0), training.dropout_keys(0))
     steps = max(1, windows // batch_size)
 
     def run():
-        step = 0
+        step, sums = 0, Sums()
         while step < steps:
-            starts = training.starts_of_call(order, step)[: steps - step]
-            training.steps.train(starts, keys[step : step + len(starts)])
-            step += len(starts)
+            done, sums = training.loop.train(step, steps, sums)
+            step += done
 
     return run, steps * batch_size
+
+
+def has_gpu() -> bool:
+    from ml.platform.tensorflow_import import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def five_multiplications(batch: int, precision: str, times: int):
@@ -123,16 +136,17 @@ def against_ceiling(precision: str):
 
     from ml.train_sequence import TrainSequence
 
-    sequence = TrainSequence(history(150_000), LOOKBACK, BATCH)
+    steps = 330 if has_gpu() else 14  # a GPU's take a fraction of a millisecond each
+    sequence = TrainSequence(history(LOOKBACK + steps * BATCH), LOOKBACK, BATCH)
     training = trainer(sequence, precision=precision)
-    run, windows = steps_of(training, sequence, BATCH, 14 * BATCH)
-    ceiling = five_multiplications(BATCH, precision, 14)
-    starts = tf.constant(sequence.order(0)[: 14 * BATCH].reshape(14, BATCH))
+    run, windows = steps_of(training, sequence, BATCH, steps * BATCH)
+    ceiling = five_multiplications(BATCH, precision, steps)
+    starts = tf.constant(sequence.order(0)[: steps * BATCH].reshape(steps, BATCH))
 
     @tf.function
     def cut_windows():
         total = tf.zeros((), precision)
-        for step in tf.range(14):
+        for step in tf.range(steps):
             windows, _ = training.steps.windows(starts[step])
             total += windows[0, 0]
         return total
@@ -284,42 +298,78 @@ def pytorch():
 
     from ml.train_sequence import TrainSequence
 
-    sequence = TrainSequence(history(100_000), LOOKBACK, BATCH)
-    run, windows = steps_of(trainer(sequence), sequence, BATCH, 10 * BATCH)
-    every_window = torch.from_numpy(sequence.prices).unfold(0, LOOKBACK, 1)
-    low, height, labels = (torch.from_numpy(values) for values in (sequence.low, sequence.height, sequence.labels))
-    model = torch.nn.Sequential(
-        torch.nn.Linear(LOOKBACK, NODES),
-        torch.nn.ReLU(),
-        torch.nn.Dropout(0.2),
-        torch.nn.Linear(NODES, NODES),
-        torch.nn.ReLU(),
-        torch.nn.Dropout(0.2),
-        torch.nn.Linear(NODES, 2),
+    cuda = torch.cuda.is_available()
+    device, ours, theirs = ("cuda", 330, 330) if cuda else ("cpu", 10, 4)
+    sequence = TrainSequence(history(LOOKBACK + max(20, ours) * BATCH), LOOKBACK, BATCH)
+    run, windows = steps_of(trainer(sequence), sequence, BATCH, ours * BATCH)
+    prices, low, height, labels = (
+        torch.from_numpy(values).to(device)
+        for values in (sequence.prices, sequence.low, sequence.height, sequence.labels)
     )
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    order = torch.from_numpy(sequence.order(0).astype(np.int64))
+    every_window = prices.unfold(0, LOOKBACK, 1)
+    order = torch.from_numpy(sequence.order(0).astype(np.int64)).to(device)
 
-    def train(autocast: bool):
-        for step in range(4):
-            starts = order[step * BATCH : (step + 1) * BATCH]
+    def step_of(autocast: bool, *, compiled: bool = False):
+        """A function that trains a network of its own on the windows that begin at the given rows."""
+        model = torch.nn.Sequential(
+            torch.nn.Linear(LOOKBACK, NODES),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(0.2),
+            torch.nn.Linear(NODES, NODES),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(0.2),
+            torch.nn.Linear(NODES, 2),
+        ).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), fused=True, capturable=cuda)
+
+        def loss_of(starts):
             batch = (every_window[starts] - low[starts, None]).float() / height[starts, None]
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                loss = torch.nn.functional.cross_entropy(model(batch).float(), labels[starts])
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                return torch.nn.functional.cross_entropy(model(batch).float(), labels[starts])
+
+        loss_of = torch.compile(loss_of) if compiled else loss_of
+
+        def step(starts):
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss_of(starts).backward()
             optimizer.step()
 
-    times = in_turns(ours=run, float32=lambda: train(False), autocast=lambda: train(True))
-    each = {
-        name: [t / count for t in times[name]]
-        for name, count in (("ours", windows), ("float32", 4 * BATCH), ("autocast", 4 * BATCH))
-    }
-    best = min(("float32", "autocast"), key=lambda name: min(each[name]))
+        return step
+
+    def all_steps(step):
+        for number in range(theirs):
+            step(order[number * BATCH : (number + 1) * BATCH])
+        if cuda:
+            torch.cuda.synchronize()
+
+    def replayed(step):
+        """The step as a CUDA graph, which is launched as a whole."""
+        starts, stream = order[:BATCH].clone(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step(starts)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step(starts)
+
+        def replay(rows):
+            starts.copy_(rows)
+            graph.replay()
+
+        return replay
+
+    rivals = {"float32": step_of(False), "autocast": step_of(True)}
+    if cuda:
+        rivals["compiled"] = step_of(True, compiled=True)
+        rivals["compiled_cuda_graph"] = replayed(step_of(True, compiled=True))
+    times = in_turns(ours=run, **{name: functools.partial(all_steps, step) for name, step in rivals.items()})
+    each = {name: [t / (windows if name == "ours" else theirs * BATCH) for t in times[name]] for name in times}
+    best = min(rivals, key=lambda name: min(each[name]))
     return {
         "windows_per_second": 1 / min(each["ours"]),
-        "torch_float32_windows_per_second": 1 / min(each["float32"]),
-        "torch_autocast_windows_per_second": 1 / min(each["autocast"]),
+        **{f"torch_{name}_windows_per_second": 1 / min(each[name]) for name in rivals},
         "times_torch_best": ratio(each[best], each["ours"]),
     }
 
@@ -423,14 +473,14 @@ def learning_curves():
     return result
 
 
-def job_folder(base: Path) -> None:
-    """A job on three years of plain prices in a Parquet channel."""
+def job_folder(base: Path, rows: int = 3 * YEAR, settings: dict[str, str] | None = None) -> None:
+    """A job on plain prices in a Parquet channel: the original network, where `settings` do not say otherwise."""
     from ml.data.sample_market import sample_market
 
     (base / "input/config").mkdir(parents=True)
     (base / "input/data/train").mkdir(parents=True)
-    sample_market(rows=3 * YEAR, seed=1).to_parquet(base / "input/data/train/prices.parquet")
-    settings = {"preset": "original", "epochs": "1", "batch_size": str(BATCH)}
+    sample_market(rows=rows, seed=1).to_parquet(base / "input/data/train/prices.parquet")
+    settings = (settings or {"preset": "original", "epochs": "1", "batch_size": str(BATCH)}) | {"allow_cpu": "true"}
     (base / "input/config/hyperparameters.json").write_text(json.dumps(settings))
 
 
@@ -467,6 +517,7 @@ def times_of(lines, began: float, last: str | None = None) -> tuple[dict[str, fl
         "prices:": "seconds_to_prices_read_and_labelled",
         "device:": "seconds_to_tensorflow_imported",
         "running:": "seconds_to_first_step_done",
+        "epoch=1/": "seconds_to_first_epoch_line",
     }
     times, output = {}, []
     for line in lines:
@@ -490,6 +541,30 @@ def universe():
         for name, value in cost(instruments).items()
         if name in ("microseconds_a_bar", "seconds", "peak_memory_GiB")
     }
+
+
+def start_up():
+    """A short job of the default settings on 20,000 rows: until its first step and its end; again with kept programs"""
+    result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("first", "again"):
+            base = Path(folder, name)
+            job_folder(base, rows=20_000, settings={"epochs": "2"})
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                [sys.executable, REPOSITORY / "container/bin/train"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ
+                | {"SAGEMAKER_BASE_DIR": str(base), "POSITION_TRAINER_XLA_CACHE": str(Path(folder, "kept"))},
+                text=True,
+            )
+            times, output = times_of(process.stdout, began)
+            if process.wait():
+                raise RuntimeError(output)
+            times["seconds"] = time.perf_counter() - began
+            result |= {f"{name}_{milestone}": value for milestone, value in times.items()}
+    return result
 
 
 @case
@@ -529,7 +604,20 @@ def run_case(name: str) -> dict[str, float]:
 def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"model name\s*:\s*(.*)", cpuinfo)
-    return f"{len(os.sched_getaffinity(0))} cores of {model.group(1) if model else platform.machine()}"
+    return f"{gpus()}{len(os.sched_getaffinity(0))} cores of {model.group(1) if model else platform.machine()}"
+
+
+def gpus() -> str:
+    """The cards, their driver, and the CUDA that is installed; empty where there are none."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    cards = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().splitlines()
+    try:
+        cuda = importlib.metadata.version("nvidia-cuda-runtime-cu12")
+    except importlib.metadata.PackageNotFoundError:
+        cuda = "not installed"
+    return "".join(f"{card.replace(', ', ', driver ')}, " for card in cards) + f"CUDA {cuda}, " if cards else ""
 
 
 def show(results: dict) -> None:

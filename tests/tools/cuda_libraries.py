@@ -2,40 +2,51 @@
 
     docker run --rm -i IMAGE python - < tests/tools/cuda_libraries.py
 
-One library that is not found, and TensorFlow uses no GPU at all.
+One library that is not found, and TensorFlow uses no GPU at all. Two ways are looked at: the program's, which opens the
+libraries by path, and that of a user's own script, which has the loader's configuration alone.
 """
 
-import ctypes
+import importlib.util
+import re
+import subprocess
 import sys
+from pathlib import Path
 
-import tensorflow as tf
+from ml.platform import cuda
 
-# What libtensorflow_framework opens, with the major versions of the CUDA that it was built for.
-OPENED_BY_NAME = (
-    "libcudart.so.12",
-    "libcublas.so.12",
-    "libcublasLt.so.12",
-    "libcufft.so.11",
-    "libcusolver.so.11",
-    "libcusparse.so.12",
-    "libcudnn.so.9",
-    "libcupti.so.12",
-    "libnccl.so.2",
-)
+# Named in TensorFlow too, but part of the driver (cuda, nvml), or of packages that it does without.
+NOT_PACKAGED = {"cuda", "nvml", "nvshmem", "tensorrt"}
 
 
-def problem(name: str) -> str:
-    """Why a library cannot be opened; empty where it can."""
-    try:
-        ctypes.CDLL(name)
-    except OSError as error:
-        return str(error)
-    return ""
+def named_in_tensorflow() -> set[str]:
+    """Names of the libraries that TensorFlow has stubs for, each of which opens the library when it is first called."""
+    folder = Path(importlib.util.find_spec("tensorflow").origin).parent
+    binaries = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
+    found = (re.findall(rb"/tsl/cuda/(\w+)_stub\.cc", (folder / name).read_bytes()) for name in binaries)
+    return {name.decode() for names in found for name in names} - NOT_PACKAGED
 
 
-if not tf.test.is_built_with_cuda():
-    sys.exit("this TensorFlow is built for CPUs only; build the image with ACCELERATOR=gpu")
-problems = list(filter(None, map(problem, OPENED_BY_NAME)))
-if problems:
-    sys.exit("TensorFlow would use no GPU: " + "; ".join(problems))
-print(f"all {len(OPENED_BY_NAME)} libraries that TensorFlow opens by name are found")
+def opens_by_name(library: Path) -> bool:
+    script = f"import ctypes; ctypes.CDLL({library.name!r})"
+    return not subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode
+
+
+def main() -> None:
+    named = named_in_tensorflow()
+    if not named:
+        sys.exit("this TensorFlow is built for CPUs only; build the image with ACCELERATOR=gpu")
+    cuda.open_libraries()
+    problems = [f"{name} is not opened by the program" for name in cuda.missing() if name != cuda.DRIVER]
+    problems += [f"{name} is no library that TensorFlow names" for name in sorted(set(cuda.NEEDED) - named)]
+    for name in sorted(named):
+        library = cuda.packaged(name)
+        if not library:
+            problems.append(f"lib{name}.so is in no package")
+        elif not opens_by_name(library):
+            problems.append(f"{library.name} is not found by name")
+    if problems:
+        sys.exit("TensorFlow would use no GPU: " + "; ".join(problems))
+    print(f"found: {', '.join(sorted(named))}")
+
+
+main()

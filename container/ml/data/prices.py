@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from ml.data.bars import in_words
 from ml.data.columns import Reading
 from ml.data.formats import bounded
 from ml.data.history import Gaps, fingerprint, gaps
+from ml.data.listing import list_channel
 from ml.data.segment_facts import SegmentFacts, segment_facts
 from ml.data.understood import History, Understood, one_label
 from ml.data.universe import read_curves, read_instruments
@@ -76,7 +77,11 @@ def _histories(
             resample=settings.resample,
         )
     if settings.prices_channel in channels:
-        return read_instruments(channels[settings.prices_channel], *dates, Reading.of(settings), room=room)
+        folder = channels[settings.prices_channel]
+        source = f"channel {folder.name}"
+        return read_instruments(
+            list_channel(folder, say), *dates, Reading.of(settings), source=source, room=room, say=say
+        )
     raise UserError(
         f"there are no prices: prices_db is empty and there is no channel "
         f"{settings.prices_channel} (channels: {', '.join(channels) or 'none'}); "
@@ -109,7 +114,7 @@ class _Known:
     source: Understood
 
 
-def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Prices:
+def together(histories: Iterable[tuple[str, History]], settings: Settings, tell: Callable[[str], None] = say) -> Prices:
     """Histories as the prices of a job: each labelled on its own, one after the other.
 
     A history is let go of as soon as the next one is asked for, so that labelling takes the memory of one.
@@ -117,6 +122,7 @@ def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Pr
     Args:
         histories: each instrument's name and checked history.
         settings: lookback, horizon, spread, max_gap.
+        tell: is told what was understood of the histories, a line.
 
     Raises:
         UserError: every history that cannot be labelled, by name; or all rows have the same label.
@@ -125,7 +131,7 @@ def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Pr
     known, problems, facts = list[_Known](), list[str](), SegmentFacts(settings.max_gap)
     for name, (history, understood) in histories:
         if not name:
-            say(f"read: {understood}")
+            tell(f"read: {understood}")
         try:
             with_labels = labelled(history, settings.horizon, settings.spread, settings.max_gap)
         except UserError as error:
@@ -165,7 +171,7 @@ def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Pr
         told = {"gaps": one.gaps._asdict(), "sha256": one.digest, "source": one.source.as_json()}
     else:
         line = _described_sources(known)
-        say(f"read: {line}")
+        tell(f"read: {line}")
         digests = repr([(each.name, each.digest) for each in known]).encode()
         told = {
             "gaps": _gaps_of_all(known),
@@ -173,12 +179,11 @@ def together(histories: Iterator[tuple[str, History]], settings: Settings) -> Pr
             "instruments": {each.name: {"rows": each.rows, "sha256": each.digest} for each in known},
             "source": {"line": line, "instruments": {each.name: each.source.as_json() for each in known}},
         }
-    line = described(frame, known[0].bars) if len(known) == 1 else _described_labels(known)
-    return Prices(frame, of_all | told, [line, *facts.lines()])
+    return Prices(frame, of_all | told, [_described_labels(known), *facts.lines()])
 
 
 def _described_sources(known: Sequence[_Known]) -> str:
-    """The instruments and their bars, in a line."""
+    """The instruments and their bars in a line."""
     names = [f"{each.name} ({each.bars:,} bars)" for each in known[:_NAMED]]
     more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
     bars = sorted({in_words(each.source.bar) for each in known})
@@ -186,26 +191,16 @@ def _described_sources(known: Sequence[_Known]) -> str:
     return f"{len(known):,} instruments: {', '.join(names)}{more}{mixed}"
 
 
-def described(history: pd.DataFrame, bars: int) -> str:
-    """A labelled history as a line for the log.
-
-    Args:
-        history: the rows that have a label.
-        bars: how many were read.
-    """
-    rows = len(history)
-    unlabelled = f" (the last {bars - rows:,} see too little of the future)" if bars > rows else ""
-    buys = (history["position"] > 0).mean()
-    return f"labels: {rows:,} of {bars:,} bars{unlabelled}, {buys:.1%} buy; {gaps(history)}"
-
-
 def _described_labels(known: Sequence[_Known]) -> str:
-    """The same of several instruments."""
+    """The line that says how many bars have a label."""
     rows, bars, buys = (sum(getattr(each, field) for each in known) for field in ("rows", "bars", "buys"))
-    unlabelled = f" ({bars - rows:,} see too little of the future)" if bars > rows else ""
+    few = "see too little of the future"
+    last = f"the last {bars - rows:,} {few}" if len(known) == 1 else f"{bars - rows:,} {few}"
+    of_instruments = f" of {len(known):,} instruments" if len(known) > 1 else ""
+    missing = str(known[0].gaps) if len(known) == 1 else f"{sum(each.gaps.count for each in known):,} gaps"
     return (
-        f"labels: {rows:,} of {bars:,} bars of {len(known):,} instruments{unlabelled}, {buys / rows:.1%} buy; "
-        f"{sum(each.gaps.count for each in known):,} gaps"
+        f"labels: {rows:,} of {bars:,} bars{of_instruments}{f' ({last})' if bars > rows else ''}, "
+        f"{buys / rows:.1%} buy; {missing}"
     )
 
 

@@ -4,14 +4,14 @@ import concurrent.futures
 import fnmatch
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
 from ml.data.columns import Reading
 from ml.data.formats import NO_LIMIT, Part, bounded
-from ml.data.listing import list_channel
+from ml.data.listing import Listing
 from ml.data.sources import history_of, read_kydb, read_parts
 from ml.data.understood import History
 from ml.databases import TIMEOUT, connect, patiently
@@ -24,25 +24,34 @@ _PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def read_instruments(
-    folder: Path, start=None, end=None, how: Reading | None = None, *, room: int = NO_LIMIT
+    listing: Listing,
+    start=None,
+    end=None,
+    how: Reading | None = None,
+    *,
+    source: str,
+    room: int = NO_LIMIT,
+    say: Callable[[str], None] = print,
 ) -> Iterator[tuple[str, History]]:
-    """The histories in a channel's files, each with its instrument's name; the name of a single one is empty.
+    """The histories in files, each with its instrument's name; the name of a single one is empty.
 
     Instruments are told apart by a column `symbol`; without one, where files or first-level sub-folders lie over
     each other in time with other prices, each is an instrument of its own.
 
     Args:
-        folder: /opt/ml/input/data/<channel>, or a file.
+        listing: the files.
         start: first day or time; None: from the first row.
         end: last day or time, included; None: to the last row.
         how: what the settings say about the files; None: everything is found out.
+        source: what they are called together, for messages.
         room: bytes of memory that reading may take.
+        say: is told of long waits.
 
     Raises:
-        UserError: there is no such file, one cannot be read, or an instrument's are no price history.
+        UserError: one cannot be read, or an instrument's are no price history.
     """
-    source, how = f"channel {folder.name}", how or Reading()
-    read = read_parts(list_channel(folder, say), start, end, how, source=source, room=room, say=say)
+    how = how or Reading()
+    read = read_parts(listing, start, end, how, source=source, room=room, say=say)
     groups = instruments_of(read.parts, source)
     if len(groups) == 1:
         yield "", history_of(read.parts, read, how, source)

@@ -58,6 +58,8 @@ class JobRecord(TypedDict):
         data: the prices.
         libraries: versions of what can change a model's numbers.
         device: one line on the hardware; there once training has begun.
+        hardware: what a run must share to end in the same bits: device, driver, versions.
+        programs: folders with what XLA compiled, which it must share on a GPU.
     """
 
     schema: NotRequired[int]
@@ -68,6 +70,8 @@ class JobRecord(TypedDict):
     data: Data
     libraries: dict[str, str]
     device: NotRequired[str]
+    hardware: NotRequired[dict[str, str]]
+    programs: NotRequired[list[str]]
 
 
 class Metrics(TypedDict):

@@ -1,6 +1,8 @@
 """What a training runs on: devices, the precision of their multiplications, and what XLA compiles."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ class Instance:
         compile_step: whether XLA compiles a whole step's gradients, or only the loops between its
             multiplications.
         compile_update: whether XLA compiles the optimizer's update.
+        one_program: whether XLA compiles the whole loop over many steps instead, which one device alone can run.
+        facts: what results depend on to the last bit beside the job: the device, its driver, versions.
+        programs: folders that keep what XLA compiled, for a resume.
+        keep_programs: writes what is new to them; called before a checkpoint is written.
     """
 
     description: str
@@ -25,3 +31,12 @@ class Instance:
     precision: str
     compile_step: bool
     compile_update: bool
+    one_program: bool = False
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    programs: Sequence[Path] = ()
+    keep_programs: Callable[[], None] = lambda: None
+
+    @property
+    def hardware(self) -> str:
+        """The facts as a line."""
+        return ", ".join(f"{name} {value}" for name, value in self.facts.items())

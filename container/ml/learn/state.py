@@ -7,10 +7,12 @@ import numpy as np
 
 from ml.errors import UserError
 from ml.learn.checkpoint_file import Checkpoint
+from ml.learn.devices import Instance
 from ml.learn.step import Steps
 
 _NAMES_BYTES = 1_000  # of an array in a checkpoint beside its numbers, generously
 _EPOCH_BYTES = 2_000  # of an epoch's metrics as JSON, generously
+_ADDED = {"one_program", "hardware"}  # to what a checkpoint holds, since checkpoints of version 0.9.0
 
 
 @dataclasses.dataclass
@@ -25,6 +27,8 @@ class Progress:
         seconds: spent in that epoch so far.
         history: one dict of metrics an epoch, as printed.
         best_epoch: the epoch (from 1) whose weights are kept; 0: none yet.
+        one_program: whether its steps run as one program, to which a resume keeps wherever it runs.
+        hardware: what its last part was trained on; empty where nobody said.
     """
 
     epoch: int = 0
@@ -34,6 +38,8 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
+    one_program: bool = False
+    hardware: str = ""
 
 
 class TrainingState:
@@ -44,14 +50,15 @@ class TrainingState:
         epochs: how many are to be trained.
         steps_an_epoch: steps of each.
         validated: whether there are validation metrics.
+        instance: the devices.
 
     Attributes:
         progress: where the training is.
         best: the weights of `progress.best_epoch`; None: there are none yet.
     """
 
-    def __init__(self, steps: Steps, epochs: int, steps_an_epoch: int, *, validated: bool):
-        self.progress = Progress()
+    def __init__(self, steps: Steps, epochs: int, steps_an_epoch: int, *, validated: bool, instance: Instance):
+        self.progress = Progress(one_program=instance.one_program, hardware=instance.hardware)
         self.best: list[np.ndarray] | None = None
         self._variables = {"weight": steps.weights, "optimizer": steps.optimizer.variables}
         self._epochs, self._steps_an_epoch, self._validated = epochs, steps_an_epoch, validated
@@ -114,8 +121,8 @@ class TrainingState:
         fields = {field.name: field.default for field in dataclasses.fields(Progress) if field.name != "history"}
         measured = {"loss", "val_loss", "val_accuracy"} if self._validated else {"loss"}
         return (
-            progress.keys() == fields.keys() | {"history"}
-            and all(type(progress[name]) is type(default) for name, default in fields.items())
+            progress.keys() | _ADDED == fields.keys() | {"history"}
+            and all(type(progress.get(name, default)) is type(default) for name, default in fields.items())
             and isinstance(progress["history"], list)
             and all(isinstance(epoch, dict) and measured <= epoch.keys() for epoch in progress["history"])
             and 0 <= progress["best_epoch"] <= progress["epoch"] == len(progress["history"])

@@ -1,4 +1,4 @@
-"""What runs on the devices: windows cut from prices, gradients, updates, and sums over all devices."""
+"""The arithmetic of a step: windows cut from prices, gradients, the update. `pieces` and `program` run it."""
 
 from typing import Any, cast
 
@@ -49,7 +49,7 @@ class DeviceWindows:
 
 
 class Steps:
-    """The steps of a training as graphs: many in one call, each on all devices.
+    """What a training's steps are made of.
 
     Args:
         model: from `build_network`, built under `instance.strategy.scope()`.
@@ -59,7 +59,8 @@ class Steps:
         validation: the validation windows; None: nothing can be measured or predicted.
 
     Attributes:
-        start_type: of the start rows that its graphs take.
+        start_type: of start rows: int64 where int32 is too short.
+        windows: the training windows.
         weights: the model's trainable weights, in order (kernel, bias, ...), float32.
         optimizer: their update rule, with its slots.
     """
@@ -72,7 +73,7 @@ class Steps:
         train: TrainSequence,
         validation: TrainSequence | None,
     ):
-        self._settings, self._strategy = settings, instance.strategy
+        self._settings = settings
         types = [sequence.start_type for sequence in (train, validation) if sequence]
         self.start_type: Any = np.int64 if np.int64 in types else np.int32
         self._whole_batch = float(min(settings.batch_size, train.num_windows))
@@ -85,82 +86,44 @@ class Steps:
             )
             self.optimizer = build_optimizer(settings, len(train), model.trainable_variables, instance.precision)
         self.weights = [variable.value for variable in model.trainable_variables]
-        self.gradients = graph(self._gradients_of, jit_compile=instance.compile_step)
-        # Not wrapped otherwise: several devices meet in the update, which a nested function cannot hold.
-        self._update = (
-            graph(self.optimizer.apply, jit_compile=True) if instance.compile_update else self.optimizer.apply
-        )
-        starts, keys = tf.TensorSpec((None, None), self.start_type), tf.TensorSpec((None, None), tf.uint32)
-        self.train = graph(self._train, input_signature=(starts, keys))
-        self.measure = graph(self._measure, input_signature=(starts, keys))
-        self.predict = graph(self._predict, input_signature=(tf.TensorSpec((None,), self.start_type),))
 
-    def _train(self, starts, keys):
-        """Trains on each row of starts.
+    def gradients(self, starts, keys, rows, used=None):
+        """The loss' gradient by each weight, and the sums of the loss and of the windows predicted right.
 
         Args:
-            starts: start rows of the windows, (steps, batch).
-            keys: what each step's dropout masks are made from, uint32, (steps, hidden layers).
-
-        Returns:
-            The sums over all windows of the loss and of those predicted right.
+            starts: of the windows, (batch,).
+            keys: what the dropout masks are made from, uint32, (hidden layers,).
+            rows: int32, (batch,): the place of each window in the whole batch.
+            used: bool, (batch,): which windows count; None: all.
         """
-        return self._sums(self._replica_step, starts, keys)
-
-    def _measure(self, starts, keys):
-        """The sums of `train` over validation windows; nothing is trained, and the keys are not used."""
-        return self._sums(self._replica_measure, starts, keys)
-
-    def _predict(self, starts):
-        """Probability of buy of the validation windows that begin at starts: float32, (batch,)."""
-        # A device leaves zeros where a window is another's.
-        return self._strategy.reduce("SUM", self._strategy.run(self._replica_predict, (starts,)), axis=None)
-
-    def _sums(self, replica_function, starts, keys):
-        """Runs a function on each row of starts, over all devices, and adds up what it returns."""
-
-        def run(step, *sums):
-            results = self._strategy.run(replica_function, (starts[step], keys[step]))
-            return step + 1, *(
-                total + self._strategy.reduce("SUM", result, axis=None)
-                for total, result in zip(sums, results, strict=True)
-            )
-
-        _, *sums = tf.while_loop(lambda step, *_: step < tf.shape(starts)[0], run, (0, 0.0, 0.0))
-        return sums
-
-    def _replica_step(self, starts, keys):
-        mine, rows = _share(starts)
-        gradients, loss, correct = self.gradients(mine, keys, rows)
-        self._update(gradients)
-        return loss, correct
-
-    def _replica_measure(self, starts, keys):
-        mine, rows = _share(starts)
-        _, losses, correct = self._forward(*self._held_out(mine), keys, rows, 0.0)
-        return tf.reduce_sum(losses), _count(correct)
-
-    def _replica_predict(self, starts):
-        mine, rows = _share(starts)
-        windows, _ = self._held_out(mine)
-        output = logits(self.weights, windows, dropout=0.0, keys=np.zeros(self._settings.layers, np.uint32), rows=rows)
-        return tf.scatter_nd(rows[:, None], tf.nn.softmax(output)[:, 1], tf.shape(starts))
-
-    def _held_out(self, starts):
-        if self._validation_windows is None:
-            raise ValueError("this training has no validation windows")
-        return self._validation_windows(starts)
-
-    def _gradients_of(self, starts, keys, rows):
-        """The loss' gradient by each weight, and the sums of the loss and of the windows predicted right."""
         windows, labels = self.windows(starts)
         with tf.GradientTape() as tape:
             output, losses, correct = self._forward(windows, labels, keys, rows, self._settings.dropout)
             smoothed = smoothed_losses(losses, output, labels, self._settings.label_smoothing)
             # Not by the batch's own size: the few windows of an epoch's last batch would move the weights as far as
             # a whole one's, and in a direction of their own (17 after 119 of 4400 kept a real year's accuracy at 0.65).
-            loss = self.optimizer.scale_loss(tf.reduce_sum(smoothed) / self._whole_batch)
-        return tape.gradient(loss, self.weights), tf.reduce_sum(losses), _count(correct)
+            loss = self.optimizer.scale_loss(_sum(smoothed, used) / self._whole_batch)
+        return tape.gradient(loss, self.weights), _sum(losses, used), _count(correct, used)
+
+    def measure(self, starts, rows, used=None):
+        """The sums of `gradients` over validation windows, and the probability of buy of each, float32, (batch,)."""
+        output, losses, correct = self._forward(*self._held_out(starts), self._no_keys, rows, 0.0)
+        return _sum(losses, used), _count(correct, used), tf.nn.softmax(output)[:, 1]
+
+    def predict(self, starts, rows):
+        """The probability of buy of each validation window, float32, (batch,)."""
+        windows, _ = self._held_out(starts)
+        output = logits(self.weights, windows, dropout=0.0, keys=self._no_keys, rows=rows)
+        return tf.nn.softmax(output)[:, 1]
+
+    @property
+    def _no_keys(self) -> np.ndarray:
+        return np.zeros(self._settings.layers, np.uint32)
+
+    def _held_out(self, starts):
+        if self._validation_windows is None:
+            raise ValueError("this training has no validation windows")
+        return self._validation_windows(starts)
 
     def _forward(self, windows, labels, keys, rows, dropout):
         """The network's output, (batch, 2), and of each window its loss and whether it is predicted right."""
@@ -180,13 +143,9 @@ def smoothed_losses(losses, output, labels, smoothing: float):
     return losses + smoothing / 2 * margins
 
 
-def _share(starts):
-    """The part of a batch that is this device's, and the place of each window in the whole."""
-    context = tf.distribute.get_replica_context()
-    # Not tf.range(first, ...): where a device has no window, it would begin beyond its end, which is an error.
-    rows = tf.range(tf.shape(starts)[0])[context.replica_id_in_sync_group :: context.num_replicas_in_sync]
-    return tf.gather(starts, rows), rows
+def _sum(values, used):
+    return tf.reduce_sum(values if used is None else tf.where(used, values, 0.0))
 
 
-def _count(correct):
-    return tf.reduce_sum(tf.cast(correct, tf.float32))
+def _count(correct, used):
+    return _sum(tf.cast(correct, tf.float32), used)

@@ -23,6 +23,9 @@ from ml import log
 from ml.errors import UserError
 from ml.learn.checkpoints import CheckpointFolder, CheckpointSaver
 from ml.learn.devices import Instance
+from ml.learn.loop import Loop, Sums
+from ml.learn.pieces import Pieces
+from ml.learn.program import Program
 from ml.learn.state import Progress, TrainingState
 from ml.learn.step import Steps
 from ml.learn.tensorboard import ScalarLog
@@ -30,12 +33,6 @@ from ml.metrics import metric_line, rounded
 from ml.settings import Settings
 from ml.train_sequence import TrainSequence
 
-# Windows trained in one call into TensorFlow: long enough that a call's own cost (about 1 ms) vanishes,
-# short enough (under a second on 2 cores) that a stop signal or a due checkpoint never waits long.
-WINDOWS_PER_CALL = 32_768
-
-_MEASURED_WEIGHTS = 2_500_000  # of the network that WINDOWS_PER_CALL was measured with; larger ones take longer
-_PREDICTED_AT_ONCE = 4096  # windows
 _DIVERGED = "the loss is no number any more"
 
 
@@ -72,7 +69,8 @@ class Trainer:
         validation: the validation windows; None: no validation, the last epoch's weights are kept.
 
     Attributes:
-        steps: what runs on the devices.
+        steps: what its steps are made of.
+        loop: what runs them.
     """
 
     def __init__(
@@ -83,10 +81,11 @@ class Trainer:
         train: TrainSequence,
         validation: TrainSequence | None,
     ):
-        self._model, self._settings = model, settings
+        self._model, self._settings, self._instance = model, settings, instance
         self._train, self._validation = train, validation
         self._running = False  # whether that has been told
         self.steps = Steps(model, settings, instance, train, validation)
+        self.loop = self._loop_of(one_program=instance.one_program)
 
     def fit(
         self,
@@ -112,16 +111,24 @@ class Trainer:
         """
         identity = identity or {}
         state = TrainingState(
-            self.steps, self._settings.epochs, len(self._train), validated=self._validation is not None
+            self.steps,
+            self._settings.epochs,
+            len(self._train),
+            validated=self._validation is not None,
+            instance=self._instance,
         )
         found = checkpoints and checkpoints.load(identity, state.check, state.largest_checkpoint())
         if found:
             state.restore(found)
             report(f"resuming in epoch {state.progress.epoch + 1} at step {state.progress.step} from a checkpoint")
+            self._go_on_with_loop_of(state.progress, report)
         progress = state.progress
-        saver = CheckpointSaver(
-            checkpoints, self._settings.checkpoint_seconds, lambda: state.checkpoint(identity), report
-        )
+
+        def checkpoint():
+            self._instance.keep_programs()
+            return state.checkpoint(identity)
+
+        saver = CheckpointSaver(checkpoints, self._settings.checkpoint_seconds, checkpoint, report)
         with ScalarLog(tensorboard) as scalars:
             while progress.epoch < self._settings.epochs and not self._over_early(progress):
                 if not self._train_epoch(progress, stop, saver, report):
@@ -130,6 +137,7 @@ class Trainer:
                     state.keep_weights()
                 over = progress.epoch == self._settings.epochs or bool(self._over_early(progress))
                 saver.save(due=True, force=over)
+        self._instance.keep_programs()
         stopped = stop()
         if stopped:
             saver.save(force=True)
@@ -146,30 +154,7 @@ class Trainer:
 
     def probabilities(self) -> np.ndarray:
         """Probability of buy of each validation window, from the model's weights: float32, (windows,)."""
-        starts = self._validated.starts.astype(self.steps.start_type, copy=False)
-        return np.concatenate(
-            [
-                self.steps.predict(starts[first : first + _PREDICTED_AT_ONCE]).numpy()
-                for first in range(0, len(starts), _PREDICTED_AT_ONCE)
-            ]
-        )
-
-    def starts_of_call(self, order: np.ndarray, step: int) -> np.ndarray:
-        """Start rows of the steps of the next call: (steps, batch).
-
-        An epoch's first batch, after which it is known to run, and its last one, smaller than the others, are
-        calls of their own.
-
-        Args:
-            order: start rows of all windows of an epoch.
-            step: the first step of the call.
-        """
-        batch = self._settings.batch_size
-        windows = WINDOWS_PER_CALL * min(1, _MEASURED_WEIGHTS / self._settings.weights)
-        steps = max(1, int(windows) // batch) if step else 1
-        starts = order[step * batch : (step + steps) * batch].astype(self.steps.start_type, copy=False)
-        whole = len(starts) // batch
-        return starts[: whole * batch].reshape(whole, batch) if whole else starts[None, :]
+        return self.loop.predict(self._validation_order)
 
     def dropout_keys(self, epoch: int) -> np.ndarray:
         """What each step's dropout masks are made from: uint32, (steps, hidden layers)."""
@@ -177,10 +162,36 @@ class Trainer:
         return generator.integers(2**32, size=(len(self._train), self._settings.layers), dtype=np.uint32)
 
     @property
-    def _validated(self) -> TrainSequence:
+    def _validation_order(self) -> np.ndarray:
         if self._validation is None:
             raise ValueError("this training has no validation windows")
-        return self._validation
+        return self._validation.starts.astype(self.steps.start_type, copy=False)
+
+    def _loop_of(self, *, one_program: bool) -> Loop:
+        if not one_program:
+            return Pieces(self.steps, self._settings, self._instance)
+        return Program(
+            self.steps,
+            batch_size=self._settings.batch_size,
+            layers=self._settings.layers,
+            windows=self._train.num_windows,
+            validation_windows=0 if self._validation is None else self._validation.num_windows,
+        )
+
+    def _go_on_with_loop_of(self, progress: Progress, report: Report) -> None:
+        """Goes on with the loop that the training began with, whose results are not the other's to the last bit."""
+        instance = self._instance
+        if progress.hardware and progress.hardware != instance.hardware:
+            report(
+                f"the checkpoint was made on other hardware ({progress.hardware}; here {instance.hardware}): "
+                "results may differ in the last digits"
+            )
+        progress.hardware = instance.hardware
+        if progress.one_program and instance.strategy.num_replicas_in_sync > 1:
+            report("the training began on one device and goes on on several: results may differ in the last digits")
+            progress.one_program = False
+        if progress.one_program != instance.one_program:
+            self.loop = self._loop_of(one_program=progress.one_program)
 
     def _train_epoch(
         self, progress: Progress, stop: Callable[[], bool], saver: CheckpointSaver, report: Report
@@ -197,15 +208,16 @@ class Trainer:
 
     def _epoch_parts(self, progress: Progress) -> Iterator[None]:
         """Runs the rest of an epoch in calls of many steps, yielding after each."""
-        order, keys = self._train.order(progress.epoch), self.dropout_keys(progress.epoch)
+        order = self._train.order(progress.epoch).astype(self.steps.start_type, copy=False)
+        self.loop.begin_epoch(order, self.dropout_keys(progress.epoch))
         bar = keras.utils.Progbar(len(self._train)) if sys.stdout.isatty() else None
         while progress.step < len(self._train):
             began = time.perf_counter()
-            starts = self.starts_of_call(order, progress.step)
-            loss, correct = self.steps.train(starts, keys[progress.step : progress.step + len(starts)])
-            progress.loss_sum += float(loss)
-            progress.correct_sum += float(correct)
-            progress.step += len(starts)
+            steps, sums = self.loop.train(
+                progress.step, len(self._train), Sums(progress.loss_sum, progress.correct_sum)
+            )
+            progress.loss_sum, progress.correct_sum = sums
+            progress.step += steps
             progress.seconds += time.perf_counter() - began
             if bar:
                 over = progress.step == len(self._train)
@@ -240,16 +252,9 @@ class Trainer:
 
     def _measured(self) -> dict[str, float]:
         """Loss and accuracy over the validation windows."""
-        count, step = self._validated.num_windows, 0
-        order = self._validated.starts
-        loss_sum = correct_sum = 0.0
-        while step * self._settings.batch_size < count:
-            starts = self.starts_of_call(order, step)
-            no_keys = np.zeros((len(starts), self._settings.layers), np.uint32)
-            loss, correct = self.steps.measure(starts, no_keys)
-            loss_sum, correct_sum = loss_sum + float(loss), correct_sum + float(correct)
-            step += len(starts)
-        return {"val_loss": loss_sum / count, "val_accuracy": correct_sum / count}
+        order = self._validation_order
+        sums = self.loop.measure(order)
+        return {"val_loss": sums.loss / len(order), "val_accuracy": sums.correct / len(order)}
 
     def _better(self, metrics: dict[str, float], best: dict[str, float]) -> bool:
         name = self._settings.monitor

@@ -1,17 +1,29 @@
 """The hardware found, and what is chosen for it. Every choice that depends on hardware is made here."""
 
+import dataclasses
+import hashlib
+import importlib.metadata
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml.errors import UserError
 from ml.learn.devices import Instance
+from ml.platform import cuda
+from ml.platform.programs import FOLDER_VARIABLE, KeptPrograms
 from ml.platform.tensorflow_import import import_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+# A CPU runs a network as one program where its steps are too small to be shared out piece by piece. Measured on 16
+# cores (docs/speed.md): 47,000 weights were fastest on 4 threads, 767,000 windows a second against 520,000 by pieces
+# whatever the threads; 2.5 million weights made 97,000 against 180,000. Between them nothing was measured.
+_SMALL = 100_000  # weights
+_THREADS = 4
 
 _GPU_INSTANCE = re.compile(r"ml\.(p\d|g\d)")
 
@@ -27,40 +39,79 @@ def usable_cores() -> int:
     return max(1, cores)
 
 
-def find_instance(precision: str, *, instance_type: str = "", allow_cpu: bool = False) -> Instance:
+def find_instance(
+    precision: str,
+    *,
+    instance_type: str = "",
+    allow_cpu: bool = False,
+    weights: int | None = None,
+    programs: Sequence[Path] = (),
+) -> Instance:
     """The hardware of this host; call it before TensorFlow has run anything. Imports TensorFlow.
 
     Args:
         precision: the setting: auto, float32, bfloat16 or float16.
         instance_type: SageMaker's name of the instance, empty where unknown.
         allow_cpu: whether to go on where the instance has a GPU that TensorFlow cannot use.
+        weights: of the network, by which CPUs choose between loops; None: unknown.
+        programs: folders that keep compiled programs from one process to the next.
 
     Raises:
         UserError: the instance has a GPU that TensorFlow cannot use.
     """
+    # On a CPU results are the same without them, so programs are kept only where somebody wants the time they spare.
+    kept = KeptPrograms(programs) if programs and (_has_gpu() or os.environ.get(FOLDER_VARIABLE)) else None
     import_tensorflow()
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        for gpu in gpus:  # take memory as needed: several jobs may share a card on a laptop
-            tf.config.experimental.set_memory_growth(gpu, True)
-        details = tf.config.experimental.get_device_details(gpus[0])
-        best, reason = _gpu_precision(details.get("compute_capability", (0, 0)))
-        devices = f"{len(gpus)} x {details.get('device_name', 'GPU')}"
-    else:
+    if not gpus:
         _refuse_idle_gpu(instance_type, allow_cpu)
-        if usable_cores() < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
-            tf.config.threading.set_intra_op_parallelism_threads(usable_cores())
-        best, reason = cpu_precision()
-        devices = f"{usable_cores()} CPU cores"
-    chosen = best if precision == "auto" else precision
-    reason = reason if precision == "auto" else "as set"
-    return make_instance(
-        tf.config.list_logical_devices("GPU" if gpus else "CPU"),
-        chosen,
-        f"{devices}, multiplying in {chosen} ({reason})",
+    found = _found_gpus(gpus) if gpus else _found_cpu(weights)
+    chosen, reason = found.precision if precision == "auto" else (precision, "as set")
+    description = f"{found.devices}, multiplying in {chosen} ({reason})"
+    if kept and (count := kept.take(found.facts)):
+        description += f", with {count} compiled programs from before"
+    instance = make_instance(tf.config.list_logical_devices("GPU" if gpus else "CPU"), chosen, description)
+    return dataclasses.replace(
+        instance,
+        one_program=instance.one_program or found.one_program,
+        facts=found.facts,
+        programs=kept.folders if kept else (),
+        keep_programs=kept.keep if kept else lambda: None,
     )
+
+
+class _Found(NamedTuple):
+    """Devices as a line names them, their fastest precision and why, what results depend on, and the loop."""
+
+    devices: str
+    precision: tuple[str, str]
+    facts: dict[str, str]
+    one_program: bool = False
+
+
+def _found_gpus(gpus: "list[tf.config.PhysicalDevice]") -> _Found:
+    import tensorflow as tf
+
+    for gpu in gpus:  # take memory as needed: several jobs may share a card on a laptop
+        tf.config.experimental.set_memory_growth(gpu, True)
+    details = tf.config.experimental.get_device_details(gpus[0])
+    devices = f"{len(gpus)} x {details.get('device_name', 'GPU')}"
+    return _Found(devices, _gpu_precision(details.get("compute_capability", (0, 0))), _gpu_facts(details))
+
+
+def _found_cpu(weights: int | None) -> _Found:
+    import tensorflow as tf
+
+    cores = usable_cores()
+    if weights is not None and weights <= _SMALL and cores >= _THREADS:
+        tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
+        devices = f"{cores} CPU cores, {_THREADS} of them used by a small network"
+        return _Found(devices, cpu_precision(), _cpu_facts(_THREADS), one_program=True)
+    if cores < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+    return _Found(f"{cores} CPU cores", cpu_precision(), _cpu_facts(None))
 
 
 def make_instance(devices: "list[tf.config.LogicalDevice]", precision: str, description: str) -> Instance:
@@ -81,6 +132,8 @@ def make_instance(devices: "list[tf.config.LogicalDevice]", precision: str, desc
         # Compiled, Adam is one pass over its slots instead of eight (1.8 against 4.7 ms for 2.5 million
         # weights on 2 cores). An update that speaks to other devices or may be skipped is not compiled.
         compile_update=not several and precision != "float16",
+        # Measured on an H200: a step of pieces costs 0.9 ms, of which the arithmetic is 0.2; in one program 0.22.
+        one_program=not several and devices[0].device_type == "GPU",
     )
 
 
@@ -107,12 +160,60 @@ def cpu_precision() -> tuple[str, str]:
 
 
 def _cpu_flags() -> str:
+    return _found_in(Path("/proc/cpuinfo"), r"^(?:flags|Features)\s*:(.*)$")
+
+
+def _found_in(path: Path, pattern: str) -> str:
+    """What a pattern's group finds in a file of the system's; empty where it is not there."""
     try:
-        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     except OSError:
         return ""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
-    return found.group(1) if found else ""
+    return found.group(1).strip() if found else ""
+
+
+def _has_gpu() -> bool:
+    """Whether the host has given this process an NVIDIA GPU."""
+    return Path("/dev/nvidia0").exists()
+
+
+def _gpu_facts(details: dict[str, Any]) -> dict[str, str]:
+    """What results on a GPU depend on to the last bit, as TensorFlow, the driver and the packages say it."""
+    major, minor = details.get("compute_capability", (0, 0))
+    driver = _found_in(Path("/proc/driver/nvidia/version"), r"Kernel Module.*?\s(\d+\.[\d.]+)\s")
+    packages = {"CUDA": "nvidia-cuda-runtime-cu12", "cuBLAS": "nvidia-cublas-cu12", "cuDNN": "nvidia-cudnn-cu12"}
+    return {
+        "device": str(details.get("device_name", "GPU")),
+        "compute capability": f"{major}.{minor}",
+        "driver": driver or "unknown",
+        **{name: _version(package) for name, package in packages.items()},
+        "TensorFlow": _tensorflow_version(),
+    }
+
+
+def _cpu_facts(threads: int | None) -> dict[str, str]:
+    """What results on a CPU depend on to the last bit: its instructions choose the kernels.
+
+    Args:
+        threads: that XLA's multiplications are cut into; None: others multiply, whose results do not depend on it.
+    """
+    flags = hashlib.sha256(_cpu_flags().encode()).hexdigest()[:8]
+    model = _found_in(Path("/proc/cpuinfo"), r"^model name\s*:(.*)$")
+    facts = {"device": model or "CPU", "instructions": flags, "TensorFlow": _tensorflow_version()}
+    return facts | ({"threads": str(threads)} if threads else {})
+
+
+def _tensorflow_version() -> str:
+    import tensorflow as tf
+
+    return tf.__version__
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _refuse_idle_gpu(instance_type: str, allow_cpu: bool) -> None:
@@ -120,11 +221,28 @@ def _refuse_idle_gpu(instance_type: str, allow_cpu: bool) -> None:
         f"the instance type is {instance_type}"
         if _GPU_INSTANCE.match(instance_type)
         else "/dev/nvidia0 is there"
-        if Path("/dev/nvidia0").exists()
+        if _has_gpu()
         else ""
     )
     if evidence and not allow_cpu:
         raise UserError(
-            f"{evidence} but TensorFlow sees no GPU, and training would run on the CPU at a GPU's "
-            "price; use the image built with ACCELERATOR=gpu, or set allow_cpu=true"
+            f"{evidence} but TensorFlow sees no GPU, and training would run on the CPU at a GPU's price: "
+            f"{_why_no_gpu()}, or set allow_cpu=true"
         )
+
+
+def _why_no_gpu() -> str:
+    """What keeps TensorFlow from a GPU, and the remedy."""
+    import tensorflow as tf
+
+    if not tf.test.is_built_with_cuda():
+        return "this TensorFlow is built for CPUs; use the image built with ACCELERATOR=gpu, or requirements-gpu.txt"
+    missing = cuda.missing()
+    if cuda.DRIVER in missing:
+        return f"the driver's {cuda.DRIVER} is missing; start the container with it (docker run --gpus all)"
+    if missing:
+        return (
+            f"{', '.join(missing)} of CUDA cannot be opened; use the image built with ACCELERATOR=gpu, or install "
+            "requirements-gpu.txt again"
+        )
+    return "the libraries of CUDA are there; TF_CPP_MIN_LOG_LEVEL=0 makes TensorFlow say why"

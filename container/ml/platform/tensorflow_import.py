@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Iterator
 
+from ml.platform import cuda
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras; what is wrong with a request is told before."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("absl", "tensorflow", "matplotlib"):  # which warn of .h5 files, asked for here, and tell of fonts
         logging.getLogger(name).setLevel(logging.ERROR)
+    cuda.open_libraries()
     with _without_banners(), _without_matplotlib():
         importlib.import_module("tensorflow")
         importlib.import_module("keras")

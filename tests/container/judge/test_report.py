@@ -62,8 +62,8 @@ def write_one(folder, price, bar):
             "validation_rows": 20_059,
             "buy_share": 0.5,
             "sha256": "ab" * 32,
-            "segments": {"summary": ["segments: 1 with max_gap 4d", HOSTILE]},
             "source": {"line": f"channel train, {HOSTILE}: price in close"},
+            "segments": {"summary": ["segments: 1 with max_gap 4d", HOSTILE]},
         },
     }
     row = fold_row(1, (38_000, 20_059), history.index[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}

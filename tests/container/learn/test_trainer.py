@@ -70,7 +70,7 @@ def test_the_last_epochs_weights_are_kept_where_nothing_is_to_choose():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_probabilities_are_the_kept_models(precision, monkeypatch):
-    monkeypatch.setattr("ml.learn.trainer._PREDICTED_AT_ONCE", 100)
+    monkeypatch.setattr("ml.learn.pieces._PREDICTED_AT_ONCE", 100)
     settings = dataclasses.replace(SMALL, epochs=6, learning_rate=0.1)
     model, trainer = trainer_of(settings, instance=cpu(precision=precision))
     result = trainer.fit(report=silent)
@@ -144,7 +144,7 @@ def test_a_stop_keeps_the_best_weights_so_far():
     ],
 )
 def test_a_resume_is_bit_for_bit(tmp_path, monkeypatch, settings, after):
-    monkeypatch.setattr("ml.learn.trainer.WINDOWS_PER_CALL", 128)
+    monkeypatch.setattr("ml.learn.pieces.WINDOWS_PER_CALL", 128)
     uninterrupted, expected, _ = fit(settings)
     folder = CheckpointFolder(tmp_path, "job")
     _, first, _ = fit(settings, stop=Stop(after=after), checkpoints=folder, identity={"data": "x"})
@@ -298,7 +298,8 @@ sys.path[:0] = sys.argv[3:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * devices)
-from trainings import REGULARISED, cpu, silent, trainer_of, without_speed
+from trainings import REGULARISED, cpu, hide_gpus, silent, trainer_of, without_speed
+hide_gpus()
 settings = dataclasses.replace(REGULARISED, batch_size=batch_size)
 for count in (1, devices):
     _, trainer = trainer_of(settings, instance=cpu(count))

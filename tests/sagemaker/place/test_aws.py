@@ -190,7 +190,18 @@ def test_an_empty_folder_of_prices_starts_nothing(cloud, launch, tmp_path):
 def test_a_name_that_is_taken_is_found_out_before_the_upload(cloud, launch, tmp_path):
     (tmp_path / "a.csv").write_text("dt,mid\n")
     for command, kind in (("train", "job"), ("tune", "tuning job")):
-        arguments = [command, "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path / "a.csv", "--detach"]
+        arguments = [
+            command,
+            "--on",
+            "aws",
+            *ACCOUNT,
+            "--name",
+            "one",
+            "--no-check",
+            "--prices",
+            tmp_path / "a.csv",
+            "--detach",
+        ]
         assert launch(*arguments)[0] == 0
         before = uploaded()
         code, _, err = launch(*arguments)
@@ -205,7 +216,9 @@ def test_starts_of_one_name_never_share_a_prefix(cloud, launch, tmp_path, monkey
     monkeypatch.setattr(AwsPlace, "start", refused_by_sagemaker)
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("dt,mid\n")
-        assert launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path / name)[0] != 0
+        assert (
+            launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--no-check", "--prices", tmp_path / name)[0] != 0
+        )
     first, second = uploaded()
     assert first.split("/")[2] != second.split("/")[2]
 
@@ -217,7 +230,7 @@ def refused_by_sagemaker(*_):
 def test_uploads_carry_the_kms_key(cloud, launch, tmp_path):
     (tmp_path / "a.csv").write_text("dt,mid\n")
     key = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
-    arguments = ["--prices", tmp_path / "a.csv", "--kms-key", key, "--detach"]
+    arguments = ["--no-check", "--prices", tmp_path / "a.csv", "--kms-key", key, "--detach"]
     code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", *arguments)
     assert code == 0, err
     head = boto3.client("s3").head_object(Bucket="prices", Key=uploaded()[0])
@@ -227,7 +240,9 @@ def test_uploads_carry_the_kms_key(cloud, launch, tmp_path):
 def test_an_upload_that_s3_refuses_is_one_line_with_both_paths(cloud, launch, tmp_path):
     (tmp_path / "a.csv").write_text("dt,mid\n")
     account = [*ACCOUNT[:3], "nobodys-bucket", *ACCOUNT[4:]]
-    code, _, err = launch("train", "--on", "aws", *account, "--name", "one", "--prices", tmp_path / "a.csv")
+    code, _, err = launch(
+        "train", "--on", "aws", *account, "--name", "one", "--no-check", "--prices", tmp_path / "a.csv"
+    )
     assert code == 1
     assert err.splitlines()[-1].startswith(f"error: {tmp_path}/a.csv cannot be uploaded to s3://nobodys-bucket/")
     assert "NoSuchBucket" in err.splitlines()[-1]
@@ -239,7 +254,9 @@ def test_files_are_uploaded_as_the_job_lists_them(cloud, launch, tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text("dt,mid\n")
     (folder / "2019").symlink_to(elsewhere)
-    assert launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", folder, "--detach")[0] == 0
+    assert (
+        launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--no-check", "--prices", folder, "--detach")[0] == 0
+    )
     assert [key.split("/train/")[1] for key in uploaded()] == ["2019/b.csv", "a.csv"]
 
 

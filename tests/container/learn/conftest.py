@@ -1,0 +1,3 @@
+from trainings import hide_gpus
+
+hide_gpus()

@@ -532,7 +532,7 @@ def times_of(lines, began: float, last: str | None = None) -> tuple[dict[str, fl
 
 @case
 def universe():
-    """A job on a year of minutes of each of 1, 10 and 100 instruments: seconds a bar, and memory (an hour)"""
+    """A job on a year of minutes of each of 1, 10 and 100 instruments: time a bar, and memory"""
     from universe import cost
 
     return {

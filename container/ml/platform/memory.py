@@ -14,7 +14,7 @@ from ml.settings import Settings
 
 _PROGRAM = 720_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
 _FOLD = 45_000_000  # an earlier fold's compiled steps, which stay
-_ROW = 110  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
+_ROW = 70  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
 _SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
 _COPIES = 5  # of the weights: the network, its gradients, the best epoch's, two while a checkpoint or model is written
 _WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision multiplied in, forwards and backwards

@@ -40,6 +40,7 @@ def write_page(folder, count, rows=9000):
             "validation_rows": 7500 * count,
             "buy_share": 0.5,
             "sha256": "ab" * 32,
+            "source": {"line": "2 instruments"},
             "segments": {"summary": ["segments: 2 with max_gap 4d, no windows lost to cuts"]},
         },
     }

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from ml.data.listing import list_channel
 from ml.data.prices import labelled_prices, together
 from ml.data.sample_market import sample_market, sample_universe
 from ml.data.universe import read_curves, read_instruments
@@ -21,8 +22,12 @@ def channel(folder, files):
     return folder / "train"
 
 
+def histories_of(folder):
+    return read_instruments(list_channel(folder), source="channel train")
+
+
 def read(folder):
-    return {name: history.frame for name, history in read_instruments(folder)}
+    return {name: history.frame for name, history in histories_of(folder)}
 
 
 def assert_is_the_universe(found):
@@ -54,7 +59,7 @@ def test_folders_of_years_and_files_that_follow_each_other_are_one_history(tmp_p
 def test_a_single_symbol_is_the_history_that_it_was_without_the_column(tmp_path):
     market = sample_market(600)
     plain, named = (
-        together(read_instruments(channel(tmp_path / name, {"p.parquet": frame})), parse_settings({"horizon": 30}))
+        together(histories_of(channel(tmp_path / name, {"p.parquet": frame})), parse_settings({"horizon": 30}))
         for name, frame in (("plain", market), ("named", market.assign(symbol="BTC")))
     )
     assert plain.facts["sha256"] == named.facts["sha256"] and "symbol" not in named.frame

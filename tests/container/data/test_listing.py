@@ -77,6 +77,7 @@ def test_many_files_are_told_while_they_are_found(folder, monkeypatch):
     assert said == [f"{folder}: 1 files so far", f"{folder}: 2 files so far"]
 
 
+@pytest.mark.slow
 def test_the_launcher_lists_without_pandas():
     container = Path(__file__).resolve().parents[3] / "container"
     code = "import sys, ml.data.listing; sys.exit('pandas' in sys.modules or 'numpy' in sys.modules)"

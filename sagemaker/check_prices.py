@@ -241,7 +241,8 @@ def check_local_prices(request: Record, paths: Sequence[Path]) -> None:
         findings = look_at_prices(paths, settings)
         histories = findings.histories
         if findings.problem:
-            raise UserError(f"channel {settings.prices_channel}: {findings.problem}")
+            source = histories[0][1].understood.source if len(histories) == 1 else f"channel {settings.prices_channel}"
+            raise UserError(f"{source}: {findings.problem}")
     (_, first), *others = histories
     names = ", ".join(name for name, _ in histories[:INSTRUMENTS_SHOWN])
     remark(f"prices: {len(histories):,} instruments: {names}" if others else f"prices: {first.understood}")

@@ -70,6 +70,9 @@ def test_check_tells_what_a_job_would_understand(run, good):
         "2024-01-06 03:59:00  95.06",
         "",
         "labels: 5,700 of 6,000 bars (the last 300 see too little of the future), 49.7% buy; no minute missing",
+        "segments: 1 with max_gap 4d, no windows lost to cuts",
+        "0.0% of the windows and 0.0% of the labels reach across more than 30 minutes without a bar; a label looks ahead "
+        "5 hours at most",
         "training on 4,590 rows, validating on the last 570; windows of 240 bars: 4,351 to train on, "
         "331 to validate on",
     ]
@@ -103,10 +106,24 @@ def test_check_reads_several_files_and_folders_as_one_channel(run, tmp_path):
     assert run("check", "none.csv") == (1, "", "error: there is no file or folder none.csv\n")
 
 
+def test_check_reads_a_folder_of_instruments_as_a_job_does(run, tmp_path):
+    (tmp_path / "coins").mkdir()
+    for name, level in (("one", 1.0), ("two", 7.0)):
+        (tmp_path / "coins" / f"{name}.csv").write_text(iso(ENOUGH.assign(price=ENOUGH["price"] * level)))
+    code, out, err = run("check", "coins")
+    assert (code, err) == (0, "")
+    assert "read one: " in out and "read two: " in out and "labels: 11,400 of 12,000 bars of 2 instruments" in out
+    assert set(json.loads(run("check", "coins", "--json")[1])["instruments"]) == {"one", "two"}
+    assert (
+        "the files hold 2 instruments (one, two)"
+        in run("import", "coins", "--to", f"files:/{tmp_path}/k", "--key", "/k")[2]
+    )
+
+
 def test_check_prints_json_for_programs(run, good):
     code, out, _ = run("check", good, "--json")
     found = json.loads(out)
-    assert code == 0 and found["problem"] == "" and found["labelled"] == 5700
+    assert code == 0 and found["problem"] == "" and found["rows"] == 5700
     assert found["source"]["bar_seconds"] == 60 and len(found["source"]["files"][0]["sha256"]) == 64
     assert (found["train_windows"], found["validation_windows"]) == (4351, 331)
     assert found["first_rows"][1] == {"time": "2024-01-02 00:01:00+00:00", "mid": 100.02}

@@ -184,7 +184,9 @@ def test_a_reader_that_went_away_ends_a_command_without_a_word():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["train", "--dry-run", "--prices", __file__]])
+@pytest.mark.parametrize(
+    "command", [["list"], ["list", "--json"], ["train", "--dry-run", "--no-check", "--prices", __file__]]
+)
 def test_a_full_disk_for_the_answer_is_told(tmp_path, command):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = run(*command, "--runs", tmp_path, stdout=full)

@@ -71,8 +71,8 @@ def test_check_tells_what_a_job_would_understand(run, good):
         "",
         "labels: 5,700 of 6,000 bars (the last 300 see too little of the future), 49.7% buy; no minute missing",
         "segments: 1 with max_gap 4d, no windows lost to cuts",
-        "0.0% of the windows and 0.0% of the labels reach across more than 30 minutes without a bar; a label looks ahead "
-        "5 hours at most",
+        "0.0% of the windows and 0.0% of the labels reach across more than 30 minutes without a bar; "
+        "a label looks ahead 5 hours at most",
         "training on 4,590 rows, validating on the last 570; windows of 240 bars: 4,351 to train on, "
         "331 to validate on",
     ]

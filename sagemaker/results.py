@@ -92,7 +92,8 @@ def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
     say(f"load:  keras.models.load_model({str(model)!r})")
     parameters = record.get("HyperParameters", {})
     if metrics.get("published") is False:
-        why = f" ({metrics['publication']})" if metrics.get("publication") else ""
+        guarded = parameters.get("publish_if", "always") != "always"
+        why = f" ({metrics['publication']})" if guarded and metrics.get("publication") else ""
         say(f"NOT published to KYDB{why}: python sagemaker/launch.py publish {job.name}")
     elif metrics.get("published"):
         key = parameters.get("model_key", SETTINGS["model_key"].default)

@@ -141,7 +141,7 @@ def test_other_folders_that_cannot_be_written_end_no_training(job, folder):
 
 
 def test_a_training_that_does_not_fit_is_refused_with_both_figures(job):
-    one = job(SMALL | {"nodes": 4096, "batch_size": 1048576})
+    one = job(SMALL | {"nodes": 20_000, "layers": 3})
     assert one.run() == 1
     assert "training needs about " in one.failure and " are left of the " in one.failure
     assert "use a larger instance, or a smaller batch_size, network or span of dates" in one.failure
@@ -317,7 +317,7 @@ def test_a_server_that_refuses_or_hangs_is_told(job, scheme, kind):
         port = listening.getsockname()[1] if kind == "hangs" else free_port()
         one = job(SMALL | QUICK | {"prices_db": f"{scheme}://127.0.0.1:{port}/x"}, channel=None)
         began = time.monotonic()
-        assert one.run() == 1
+        assert one.run(POSITION_TRAINER_KYDB_SCHEMES="http") == 1
     assert time.monotonic() - began < 30
     assert f"in {scheme}://127.0.0.1:{port}/x cannot be read: " in one.failure
     assert ("Timeout" if kind == "hangs" else "Connection") in one.failure
@@ -431,9 +431,9 @@ def test_a_model_of_another_lookback_is_not_replaced_and_nothing_is_trained(job,
 
 FAILS_TO_MEASURE = """
 import ml.judge.performance
-def measured(*_):
+def measure(*_):
     raise RuntimeError("no measuring today")
-ml.judge.performance.measured = measured
+ml.judge.performance.measure = measure
 import train
 train.main()
 """

@@ -136,9 +136,9 @@ def test_a_crash_of_ours_leaves_its_message_first(job, tmp_path):
     crashing = job()
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
-        "import ml.timeseries\n"
+        "import ml.data.prices\n"
         "def gaps(history):\n    raise RuntimeError('the sky fell ' * 60)\n"
-        "ml.timeseries.gaps = gaps\n"
+        "ml.data.prices.gaps = gaps\n"
     )
     assert crashing.run("--volume", f"{broken}:/opt/program/sitecustomize.py:ro") != 0
     assert crashing.failure.startswith("RuntimeError: the sky fell") and len(crashing.failure) <= 1024
@@ -214,7 +214,7 @@ def test_three_years_of_real_prices_fit_into_two_gigabytes(job, shared):
     prices = (shared / "data/xbtusd_minutely_2017-06_2020-06.parquet").read_bytes()
     real = job({"nodes": 16, "epochs": 1, "spread": 0.5}, channel={"xbtusd.parquet": prices})
     assert real.run(*MACHINE) == 0, real.errors
-    assert "1,621,140 rows" in real.output and real.metrics["epochs"][0]["val_accuracy"] > 0.5
+    assert "1,621,140 of 1,621,440 bars" in real.output and real.metrics["epochs"][0]["val_accuracy"] > 0.5
 
 
 def test_it_holds_what_it_needs_and_nothing_else(image):
@@ -223,7 +223,7 @@ def test_it_holds_what_it_needs_and_nothing_else(image):
     def inside(command):
         return docker("run", "--rm", "--network", "none", image, "sh", "-c", command).split()
 
-    assert inside("ls /opt/program") == ["__pycache__", "bin", "ml", "train.py"]
+    assert inside("ls /opt/program") == ["__pycache__", "bin", "ml", "pyproject.toml", "train.py"]
     assert inside("command -v gcc make git; ls -A /root/.cache /tmp 2>/dev/null | grep -v :; true") == []
     assert inside("find /opt/venv -name '*.h' -path '*tensorflow/include*' -o -name '*.a'") == []
     labels = json.loads(docker("image", "inspect", image, "--format", "{{json .Config.Labels}}"))

@@ -72,6 +72,7 @@ def test_forbidden_is_not_mistaken_for_missing(aws, monkeypatch):
         raise ClientError(response, "HeadObject")
 
     monkeypatch.setattr(db.s3, "head_object", denied)
+    monkeypatch.setattr(db.s3, "get_object", denied)
     with pytest.raises(UserError, match="may not be read .*grant s3:GetObject"):
         read_kydb("s3://forbidden", KEY)
     with pytest.raises(UserError, match="may not be read"):

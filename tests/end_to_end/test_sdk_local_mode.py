@@ -81,11 +81,11 @@ def start(image, sdk, prices, tmp_path):
     python, program = sdk
 
     def run(settings=SMALL, script=""):
-        (tmp_path / "root").mkdir(exist_ok=True)
+        (root_of(tmp_path)).mkdir(exist_ok=True)
         account = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "eu-west-1"}
         with (tmp_path / "log").open("wb") as log:
             return subprocess.Popen(
-                [python, "-c", program, image, str(tmp_path / "root"), str(prices), json.dumps(settings), str(script)],
+                [python, "-c", program, image, str(root_of(tmp_path)), str(prices), json.dumps(settings), str(script)],
                 env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | account,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -93,6 +93,11 @@ def start(image, sdk, prices, tmp_path):
             )
 
     return run
+
+
+def root_of(tmp_path):
+    """The SDK's folder; docker-compose names version 3's containers after it, so it is another in each test."""
+    return tmp_path / tmp_path.name
 
 
 def log_of(tmp_path):
@@ -103,7 +108,7 @@ def log_of(tmp_path):
 def test_a_job_leaves_its_model_which_launch_publishes(start, tmp_path):
     assert start().wait(timeout=300) == 0, log_of(tmp_path)
     assert "epoch=1/1 loss=" in log_of(tmp_path)
-    archives = list((tmp_path / "root").rglob("model.tar.gz"))
+    archives = list((root_of(tmp_path)).rglob("model.tar.gz"))
     assert len(archives) == 1
     for path in (archives[0], archives[0].parent):
         url = f"files:/{tmp_path / path.name}"
@@ -139,7 +144,7 @@ def test_ctrl_c_stops_the_job_which_keeps_its_model(start, tmp_path):
     finally:
         os.killpg(process.pid, signal.SIGINT)
     process.wait(timeout=240)  # both SDKs go without a look at what the container leaves
-    while not (found := list((tmp_path / "root").rglob("metrics.json"))) or not (found[0].parent / "job.json").exists():
+    while not (found := list((root_of(tmp_path)).rglob("metrics.json"))) or not (found[0].parent / "job.json").exists():
         assert time.monotonic() < deadline, log_of(tmp_path)
         time.sleep(0.5)
     assert json.loads(found[0].read_text())["stopped"]

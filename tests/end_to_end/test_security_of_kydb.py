@@ -115,15 +115,15 @@ def _nothing_repeated(tmp_path, monkeypatch):
 def _checksums(tmp_path, monkeypatch):
     db = kydb.connect(f"files:/{tmp_path}/kydb")
     index = pd.date_range("2020-01-01", periods=10, freq="min", tz="UTC", name="dt")
-    time_series(db, "/prices").replace(pd.DataFrame({"mid": 1.0}, index))
-    time_series(db, "/forged").replace(pd.DataFrame({"mid": 2.0}, index))
+    time_series(db, "/prices").replace(pd.DataFrame({"mid": [1.0, 1.5] * 5}, index))
+    time_series(db, "/forged").replace(pd.DataFrame({"mid": [2.0, 2.5] * 5}, index))
     series, forged = time_series(db, "/prices"), time_series(db, "/forged").chunks()[0]
     db[series.chunks()[0]["key"]] = db[forged["key"]]
     with pytest.raises(UserError, match="its checksum does not match"):
         series.curve()
     series.chunks()[0]["sha256"] = forged["sha256"]
     series.write()
-    assert (read_kydb(f"files:/{tmp_path}/kydb", "/prices")["mid"] == 2).all()
+    assert read_kydb(f"files:/{tmp_path}/kydb", "/prices").frame["mid"].tolist() == [2.0, 2.5] * 5
 
 
 CLAIMS = {

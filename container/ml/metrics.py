@@ -126,7 +126,7 @@ VAL_MAX_DRAWDOWN = _declared(
 )
 VAL_TURNOVER = _declared("val_turnover", "units traded a day", "units it trades a day", "Minimize", PERFORMANCE)
 
-# Means over the folds, of the weights that each keeps; printed where there is more than one fold
+# Means over the folds, of the weights that each keeps; of a single fold its own numbers
 MEAN_VAL_LOSS = _declared(
     "mean_val_loss", "mean loss", "mean over the folds of best_val_loss", "Minimize", FOLDS, VAL_LOSS
 )

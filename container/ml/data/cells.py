@@ -22,10 +22,6 @@ def is_number(cell: str) -> bool:
     return bool(_IS_NUMBER.fullmatch(cell.strip()))
 
 
-def is_missing(cell: str) -> bool:
-    return cell.strip().lower() in MISSING
-
-
 class Numbers(NamedTuple):
     """A column as numbers.
 

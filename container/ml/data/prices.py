@@ -89,18 +89,6 @@ def _histories(
     )
 
 
-def with_positions(history: History, settings: Settings) -> History:
-    """A history with a position in each row: its own where it has them, else the optimal ones.
-
-    Raises:
-        UserError: there are no more rows than the horizon, or all have the same label.
-    """
-    frame = labelled(history.frame, settings.horizon, settings.spread, settings.max_gap)
-    if problem := one_label(len(frame), int((frame["position"] > 0).sum())):
-        raise UserError(problem)
-    return history._replace(frame=frame)
-
-
 @dataclasses.dataclass
 class _Known:
     """What is known of one instrument once it is labelled."""

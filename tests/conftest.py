@@ -24,23 +24,19 @@ IMAGE = os.environ.get("POSITION_TRAINER_TEST_IMAGE") or "position-trainer:test"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SHARED = Path(os.environ.get("POSITION_TRAINER_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 
-_SLOW_FIXTURES = {"launch", "browser", "aws", "redis_address"}
-_DOCKER_FIXTURES = {"image", "engine"}
+_SLOW_FIXTURES = {"launch", "browser", "aws", "redis_address", "image", "engine"}
 _SERVED_BACKENDS = {"redis", "s3", "dynamodb", "s3rver", "dynalite"}
 
 
 def pytest_collection_modifyitems(items):
-    """Marks slow tests, and keeps together what shares an expensive set-up when several workers run (`-n`)."""
+    """Marks slow tests."""
     for item in items:
         fixtures = set(item.fixturenames)
-        in_docker = bool(fixtures & _DOCKER_FIXTURES)
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         served = any(isinstance(value, str) and value in _SERVED_BACKENDS for value in parameters)
         end_to_end = Path(__file__).with_name("end_to_end") in item.path.parents
-        if in_docker or end_to_end or fixtures & _SLOW_FIXTURES or served:
+        if end_to_end or fixtures & _SLOW_FIXTURES or served:
             item.add_marker(pytest.mark.slow)
-        # One worker builds the image and runs containers; a module's tests share its fixtures.
-        item.add_marker(pytest.mark.xdist_group("docker" if in_docker else item.path.stem))
 
 
 _current = None

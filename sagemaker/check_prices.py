@@ -97,11 +97,13 @@ def look_at_prices(paths: Sequence[Path], settings: Settings) -> Findings:
     from ml.learn.folds import described, folds_of, rows_of_parts
 
     histories = read_prices(paths, settings)
-    lines = [f"{name or 'gaps'}: {gaps(history.frame)}" for name, history in histories]
-    facts: dict[str, Any] = {}
     try:
         prices = together(histories, settings, tell=lambda line: None)
-        facts, lines = prices.facts, prices.lines
+    except UserError as error:
+        lines = [f"{name or 'gaps'}: {gaps(history.frame)}" for name, history in histories]
+        return Findings(histories, lines, {}, str(error))
+    facts, lines = prices.facts, prices.lines
+    try:
         folds = folds_of(prices.frame, settings)
     except UserError as error:
         return Findings(histories, lines, facts, str(error))

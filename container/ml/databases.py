@@ -94,7 +94,7 @@ class _NotAPickle(Exception):
 def _tell_damage(db) -> None:
     def deserialise(content: bytes):
         try:
-            return pickle.loads(content)  # noqa: S301
+            return pickle.loads(content)  # noqa: S301 - what kydb stores; SECURITY.md says what follows
         except _OF_DAMAGED_PICKLES as error:
             raise _NotAPickle(f"its {len(content):,} bytes are no whole value ({one_line(error)})") from None
 

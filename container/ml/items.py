@@ -213,4 +213,4 @@ def _s3_lock(db, key: str):
                 f"{key} in {redacted(db.url)} is being written by another since {_LOCK_SECONDS} s; try again, or "
                 f"delete the object {others[0]} if its writer has died"
             )
-        time.sleep(random.uniform(0.02, 0.5))  # noqa: S311
+        time.sleep(random.uniform(0.02, 0.5))  # noqa: S311 - so that writers do not meet again

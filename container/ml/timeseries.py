@@ -229,7 +229,7 @@ class TimeSeries(kydb.DbObj):
             if self._replaced(old, chunks, before, rows, after):
                 self._damage = ""
                 return
-            time.sleep(random.uniform(0, 0.05 * 2 ** min(attempt, 5)))  # noqa: S311
+            time.sleep(random.uniform(0, 0.05 * 2 ** min(attempt, 5)))  # noqa: S311 - as in `ml.items`
         raise UserError(
             f"{self._name} was written by others {_ATTEMPTS} times while this wrote; nothing was changed, write again "
             "when they have ended"

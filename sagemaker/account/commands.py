@@ -43,7 +43,7 @@ def add_commands(main: click.Group) -> None:
 def _request_on_aws(command: Callable) -> Callable:
     """The request's file and options, without those that make no sense for a request to SageMaker."""
     command = request_argument("training_job.yaml")(request_options(command))
-    parameters = command.__click_params__  # type: ignore[attr-defined]
+    parameters = command.__click_params__  # type: ignore[attr-defined] - where click keeps a command's options
     parameters[:] = [each for each in parameters if each.name not in _ELSEWHERE]
     return command
 

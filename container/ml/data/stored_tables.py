@@ -192,7 +192,7 @@ def is_ccxt(samples: list[list[str]]) -> bool:
         high, low, close = ([float(value) for value in column] for column in samples[2:5])
     except ValueError:
         return False
-    return all(l <= c <= h for h, l, c in zip(high, low, close, strict=False))  # noqa: E741
+    return all(bottom <= end <= top for top, bottom, end in zip(high, low, close, strict=False))
 
 
 @contextlib.contextmanager

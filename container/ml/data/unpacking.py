@@ -34,7 +34,7 @@ DAMAGED = (
 _COMPRESSIONS: tuple[tuple[bytes, str, Callable[[BinaryIO], BinaryIO]], ...] = (
     (b"\x1f\x8b", "gzip", lambda raw: cast(BinaryIO, gzip.GzipFile(fileobj=raw))),
     (b"BZh", "bzip2", lambda raw: cast(BinaryIO, bz2.BZ2File(raw))),
-    (b"\xfd7zXZ\0", "xz", lambda raw: cast(BinaryIO, lzma.LZMAFile(raw))),  # noqa: SIM115
+    (b"\xfd7zXZ\0", "xz", lambda raw: cast(BinaryIO, lzma.LZMAFile(raw))),  # noqa: SIM115 - its caller closes it
     (b"\x28\xb5\x2f\xfd", "zstd", lambda raw: cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(raw), "zstd"))),
 )
 _OTHERS = (

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 from ml.platform import cuda
 
@@ -42,7 +43,7 @@ def _without_banners() -> Iterator[None]:
 @contextlib.contextmanager
 def _without_matplotlib() -> Iterator[None]:
     """Hides matplotlib, which Keras imports where it is found for plots that nobody asks for: half a second."""
-    modules: dict[str, object] = sys.modules  # type: ignore[assignment]
+    modules = cast(dict[str, object], sys.modules)
     absent = modules.setdefault("matplotlib", None) is None  # None: what Python takes for not installed
     try:
         yield

@@ -48,10 +48,11 @@ from options import (
 from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
 from place.find import PLACES, find_job
+from place.outcome import read_metrics
 from predict import predict
 from price_commands import add_price_commands
 from publish import find_best_trial, publish_model, publish_path
-from results import print_training_job, print_trial, print_tuning_job, print_verdicts, read_metrics
+from results import print_training_job, print_trial, print_tuning_job, print_verdicts
 from rules import WrongRequest, check
 from yaml_files import as_yaml
 
@@ -338,7 +339,7 @@ def publish(
     if as_json:
         print_json(published)
     else:
-        print_verdicts(read_metrics(folder))
+        print_verdicts(read_metrics(folder / "model"))
         say("published {File} to {ModelDb} {ModelKey}".format_map(published))
 
 

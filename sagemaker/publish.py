@@ -9,8 +9,9 @@ from ml.hyperparameters import parse_value
 from ml.settings import SETTINGS
 from models import find_h5_file, job_record, model_files
 from place.base import Job, Record
+from place.outcome import read_metrics
 from request import objective_of
-from results import mark_published, read_metrics, read_metrics_file
+from results import mark_published
 
 
 def find_best_trial(job: Job) -> Record:
@@ -53,7 +54,7 @@ def publish_model(job: Job, model_db: str | None, model_key: str | None) -> tupl
         raise UserError(f"{job.name} names no KYDB to publish to; give --model-db URL")
     folder = job.place.collect(job.name)
     published = _publish_folder(folder / "model", job.name, url, key, own[1])
-    if (metrics := read_metrics(folder)) and (url, key) == own:
+    if (metrics := read_metrics(folder / "model")) and (url, key) == own:
         mark_published(folder, metrics)
     return published, folder
 
@@ -83,7 +84,7 @@ def publish_path(path: Path, model_db: str | None, model_key: str | None) -> dic
 
 
 def _publish_folder(folder: Path, name: str, url: str, key: str, own_key: str) -> dict[str, Any]:
-    if read_metrics_file(folder / "metrics.json").get("best_epoch") == 0:
+    if read_metrics(folder).get("best_epoch") == 0:
         raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = find_h5_file(folder, own_key)
     from ml.deliver import publishing  # with kydb and pandas, which no other command needs

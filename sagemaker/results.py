@@ -1,7 +1,5 @@
 """What a job left in its folder, read and shown: its metrics in groups, its verdicts, where its model is."""
 
-import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +10,8 @@ from ml.files import write_json
 from ml.metrics import METRICS
 from ml.settings import SETTINGS
 from place.base import Job
+from place.outcome import read_metrics
 from request import objective_of
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """What a job in that folder measured; empty where it left no metrics.json, or a script of the user's its own."""
-    return read_metrics_file(folder / "model" / "metrics.json")
-
-
-def read_metrics_file(path: Path) -> dict[str, Any]:
-    """What is in a metrics.json; empty where it is none of ours."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        shapes = {"best": dict, "epochs": list, "performance": dict, "folds": list}
-        if (
-            isinstance(content, dict)
-            and {"best", "best_epoch", "epochs"} <= content.keys()
-            and all(isinstance(content.get(name, shape()), shape) for name, shape in shapes.items())
-        ):
-            return content
-    return {}
 
 
 def mark_published(folder: Path, metrics: dict[str, Any]) -> None:
@@ -74,7 +54,7 @@ def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdi
 
 
 def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
-    metrics = read_metrics(job.folder)
+    metrics = read_metrics(job.folder / "model")
     if metrics:
         say(f"epoch {metrics['best_epoch']} of {len(metrics['epochs'])} was kept")
     for title, rows in _grouped_metrics(metrics, record):
@@ -147,7 +127,7 @@ def print_end_of_tuning(job: Job, record: dict[str, Any], trials: list[dict[str,
     """Where an ended tuning job's page is, what its best trial is worth and how it is published."""
     say(f"page: {job.folder / PAGE}")
     if best := best_of(trials, maximize=objective_of(record)[1]):
-        print_verdicts(read_metrics(job.place.folder(best["TrainingJobName"])))
+        print_verdicts(read_metrics(job.place.folder(best["TrainingJobName"]) / "model"))
         say(f"publish the best: python sagemaker/launch.py publish --best {job.name}")
 
 
@@ -159,5 +139,5 @@ def print_trial(job: Job, trial: dict[str, Any]) -> None:
     print_table(
         ["setting", "value"], [[key, value] for key, value in settings.items() if not key.startswith("_tuning_")]
     )
-    print_verdicts(read_metrics(job.place.folder(trial["TrainingJobName"])))
+    print_verdicts(read_metrics(job.place.folder(trial["TrainingJobName"]) / "model"))
     say(f"publish it: python sagemaker/launch.py publish --best {job.name}")

@@ -42,7 +42,7 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         status, mark = "Failed", "output/failure"
         told = {"FailureReason": f"AlgorithmError: {text}"}
     else:
-        metrics = _read_metrics(folder)
+        metrics = read_metrics(folder / "model")
         stopped = metrics.get("stopped") or record["TrainingJobStatus"] == "Stopping"
         status, told = "Stopped" if stopped else "Completed", {}
         if (folder / "output" / "success").is_file():
@@ -61,17 +61,27 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    path = folder / "model" / "metrics.json"
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The metrics.json in a job's model/; empty where there is none, or where it is none of ours.
+
+    More is let through than `ml.deliver.results.read_metrics` would: what is shown of it is made harmless there.
+    """
+    path = folder / "metrics.json"
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        if path.stat().st_size <= _MOST_BYTES and isinstance(content := json.loads(path.read_bytes()), dict):
+        content = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
+        shapes = {"best": dict, "epochs": list, "performance": dict, "folds": list}
+        if (
+            isinstance(content, dict)
+            and {"best", "best_epoch", "epochs"} <= content.keys()
+            and all(isinstance(content.get(name, shape()), shape) for name, shape in shapes.items())
+        ):
             return content
     return {}
 
 
 def measured_values(folder: Path, metric: str) -> list[float]:
     """A metric's values in metrics.json, one an epoch, or the one of the job."""
-    metrics = _read_metrics(folder)
+    metrics = read_metrics(folder / "model")
     once = metrics.get("performance", {}).get("metrics", {})
     values = [once[metric]] if metric in once else [epoch.get(metric) for epoch in metrics.get("epochs", ())]
     return [float(value) for value in values if isinstance(value, int | float)]

@@ -6,7 +6,8 @@ import pytest
 
 from place.base import Job
 from place.local import LocalPlace
-from results import print_training_job, read_metrics
+from place.outcome import read_metrics
+from results import print_training_job
 
 BEST = {"loss": 0.5, "val_loss": 0.6, "val_accuracy": 0.7, "best_val_loss": 0.6, "best_val_accuracy": 0.7}
 ONCE = {
@@ -88,4 +89,4 @@ def test_text_from_a_jobs_files_cannot_act_on_the_terminal(show):
 def test_a_metrics_file_of_another_kind_is_none(tmp_path, content):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "metrics.json").write_text(content)
-    assert read_metrics(tmp_path) == {}
+    assert read_metrics(tmp_path / "model") == {}

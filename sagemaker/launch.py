@@ -311,18 +311,25 @@ def best(name: str, as_json: bool, **options: Any) -> None:
 @click.option("--best", "of_tuning", is_flag=True, help="NAME is a tuning job: publish its best trial.")
 @click.option("--model-db", metavar="URL", help="KYDB URL.  [default: the job's model_db]")
 @click.option("--model-key", metavar="KEY", help="KYDB key.  [default: the job's model_key]")
+@click.option("--replace-lookback", is_flag=True, help="Publish over a model that takes another number of prices, too.")
 @on_option
 @json_option
 @place_options
 def publish(
-    name: str, of_tuning: bool, model_db: str | None, model_key: str | None, as_json: bool, **options: Any
+    name: str,
+    of_tuning: bool,
+    model_db: str | None,
+    model_key: str | None,
+    replace_lookback: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Publish a finished job's model to KYDB: after network isolation, or a tuning job's winner.
 
     NAME may also be a folder with a model's files or a model.tar.gz, such as an SDK's local mode leaves.
     """
     if path := path_of_model(name, options["runs"]):
-        published = publish_path(path, model_db, model_key)
+        published = publish_path(path, model_db, model_key, replace_lookback=replace_lookback)
         if as_json:
             print_json(published)
         else:
@@ -335,7 +342,7 @@ def publish(
         job = Job(job.place, trial["TrainingJobName"], tuning=False)
     elif job.tuning:
         raise UserError(f"{name} is a tuning job; publish --best {name} publishes its best trial")
-    published, folder = publish_model(job, model_db, model_key)
+    published, folder = publish_model(job, model_db, model_key, replace_lookback=replace_lookback)
     if as_json:
         print_json(published)
     else:

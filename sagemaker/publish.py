@@ -1,5 +1,6 @@
 """Publishing a finished job's model to KYDB, after the job: from network isolation, or a tuning job's winner."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,16 @@ def find_best_trial(job: Job) -> Record:
     return found
 
 
-def publish_model(job: Job, model_db: str | None, model_key: str | None) -> tuple[dict[str, Any], Path]:
+def publish_model(
+    job: Job, model_db: str | None, model_key: str | None, *, replace_lookback: bool = False
+) -> tuple[dict[str, Any], Path]:
     """Puts the .h5 file of a finished training job under a key of a KYDB.
 
     Args:
         job: the training job.
         model_db: KYDB URL; None: the job's own.
         model_key: KYDB key; None: the job's own.
+        replace_lookback: whether it may take the place of a model that takes another number of prices.
 
     Returns:
         What was published where, in the words of `publish --json`, and the job's folder.
@@ -53,19 +57,22 @@ def publish_model(job: Job, model_db: str | None, model_key: str | None) -> tupl
     if not url:
         raise UserError(f"{job.name} names no KYDB to publish to; give --model-db URL")
     folder = job.place.collect(job.name)
-    published = _publish_folder(folder / "model", job.name, url, key, own[1])
+    published = _publish_folder(folder / "model", job.name, url, key, own[1], replace_lookback)
     if (metrics := read_metrics(folder / "model")) and (url, key) == own:
         mark_published(folder, metrics)
     return published, folder
 
 
-def publish_path(path: Path, model_db: str | None, model_key: str | None) -> dict[str, Any]:
+def publish_path(
+    path: Path, model_db: str | None, model_key: str | None, *, replace_lookback: bool = False
+) -> dict[str, Any]:
     """Publishes a model that no job of this launcher left, such as one of an SDK's local mode.
 
     Args:
         path: a folder or model.tar.gz.
         model_db: KYDB URL; None: the one in the model's job.json.
         model_key: KYDB key; None: the one in the model's job.json.
+        replace_lookback: as in `publish_model`.
 
     Returns:
         As `publish_model`.
@@ -79,15 +86,24 @@ def publish_path(path: Path, model_db: str | None, model_key: str | None) -> dic
         url = parse_value("model_db", model_db or settings.get("model_db", ""))
         if not url:
             raise UserError(f"{path} names no KYDB to publish to; give --model-db URL")
-        published = _publish_folder(folder, name, url, parse_value("model_key", model_key or own_key), own_key)
+        published = _publish_folder(
+            folder, name, url, parse_value("model_key", model_key or own_key), own_key, replace_lookback
+        )
     return published | {"File": str(path)}
 
 
-def _publish_folder(folder: Path, name: str, url: str, key: str, own_key: str) -> dict[str, Any]:
+def _publish_folder(
+    folder: Path, name: str, url: str, key: str, own_key: str, replace_lookback: bool
+) -> dict[str, Any]:
     if read_metrics(folder).get("best_epoch") == 0:
         raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = find_h5_file(folder, own_key)
     from ml.deliver import publishing  # with kydb and pandas, which no other command needs
+    from ml.deliver.results import read_job_record
+    from ml.deliver.results import read_metrics as read_whole_metrics
 
-    publishing.publish(url, key, path.read_bytes(), name)
+    about = None
+    with contextlib.suppress(FileNotFoundError, UserError):  # then the record says what the .h5 file itself says
+        about = publishing.description(read_job_record(folder), read_whole_metrics(folder))
+    publishing.publish(url, key, path.read_bytes(), name, about=about, replace_lookback=replace_lookback)
     return {"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)}

@@ -10,6 +10,8 @@ import pytest
 
 from launching import Launcher
 from ml.data.sample_market import sample_market
+from ml.databases import connect
+from ml.deliver.publishing import version_key
 from models import model_files, path_of_model
 
 pytestmark = pytest.mark.slow
@@ -128,7 +130,20 @@ def test_a_folder_or_an_archive_is_published(trained, tmp_path, form):
     url = f"files:/{tmp_path / 'kydb'}"
     said = json.loads(launch("publish", folder / form, "--model-db", url, "--json"))
     assert said == {"TrainingJobName": "one", "ModelDb": url, "ModelKey": "/models/m.h5", "File": str(folder / form)}
-    assert kydb.connect(url)["/models/m.h5"] == (launch.runs / "one" / "model" / "m.h5").read_bytes()
+    content = (launch.runs / "one" / "model" / "m.h5").read_bytes()
+    assert kydb.connect(url)["/models/m.h5"] == content
+    record = json.loads(kydb.connect(url)[f"{version_key('/models/m.h5', content)}.json"])
+    assert record["lookback"] == LOOKBACK and record["horizon"] == 300 and len(record["data_sha256"]) == 64
+    assert record["verdict"] == launch.record("one", "model/metrics.json")["performance"]["verdict"]
+
+
+def test_a_model_of_another_lookback_is_replaced_only_when_that_is_asked_for(trained, tmp_path):
+    launch, url = trained[0], f"files:/{tmp_path / 'kydb'}"
+    connect(url)["/models/m.h5"] = b"\x89HDF\r\n\x1a\n" + b'{"batch_input_shape": [null, 1440]}'
+    refused = launch("publish", "one", "--model-db", url, expect=1)
+    assert "holds a model that takes 1440 prices" in refused
+    launch("publish", "one", "--model-db", url, "--replace-lookback")
+    assert connect(url).read("/models/m.h5", reload=True) == (launch.runs / "one" / "model" / "m.h5").read_bytes()
 
 
 def test_an_archive_that_is_none_is_told(trained, tmp_path):

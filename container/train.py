@@ -8,6 +8,7 @@ import functools
 
 import numpy as np
 
+from ml.bars import bar_length
 from ml.data.prices import labelled_prices
 from ml.databases import configure_aws
 from ml.dates import day_of_job
@@ -137,7 +138,6 @@ def _decision(
 
     def compare():
         # Imported here, since SciPy takes a moment that a job which compares nothing need not wait for.
-        from ml.judge.bars import bar_length
         from ml.judge.comparison import compared
         from ml.judge.performance import block_of
         from ml.learn.other_model import probabilities_of

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ml.data.bars import MINUTE, bar_length, in_words
+from ml.bars import MINUTE, bar_length, in_words
 from ml.data.rows import Mended, Rows, settled, with_mid
 from ml.errors import UserError, one_line
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from ml.data.bars import in_words
+from ml.bars import in_words
 from ml.data.columns import Reading
 from ml.data.formats import bounded
 from ml.data.history import Gaps, fingerprint, gaps

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ml.data.bars import bar_length as length_of
-from ml.data.bars import from_setting, in_words, irregular
+from ml.bars import bar_length as length_of
+from ml.bars import from_setting, in_words, irregular
 from ml.data.rows import Mended
 from ml.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Bars: how long they are, and what they are called on pages and in sentences."""
+"""What bars of a length are called on pages and in sentences; `ml.bars` finds the length."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,6 @@ _UNITS = (
     ("seconds", pd.Timedelta(seconds=1)),
     ("milliseconds", pd.Timedelta(milliseconds=1)),
 )
-
-
-def bar_length(index: pd.Index) -> pd.Timedelta:
-    """The length of a history's bars: the median step between its rows, whatever is missing between some of them."""
-    if len(index) < 2:
-        return pd.Timedelta(minutes=1)
-    return pd.Timedelta(np.median(_steps(index)), unit="ns")
 
 
 def bars_of(bar: pd.Timedelta) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ml.bars import bar_length
 from ml.errors import UserError, one_line
 from ml.log import say
 from ml.metrics import performance_line
@@ -35,7 +36,6 @@ def judge_models(
     """
     try:
         # SciPy takes a moment to import that the first epoch need not wait for.
-        from ml.judge.bars import bar_length
         from ml.judge.performance import fold_row, mean_metrics, measure
         from ml.judge.report import write_report
 

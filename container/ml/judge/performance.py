@@ -124,7 +124,7 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
     Args:
         instruments: the histories, each with a model's probabilities for its last rows.
         settings: lookback, horizon, max_gap, spread, threshold.
-        bar: length of a bar (`ml.judge.bars.bar_length`).
+        bar: length of a bar (`ml.bars.bar_length`).
 
     Raises:
         UserError: there is no probability, or one that is no number.

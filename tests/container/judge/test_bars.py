@@ -1,7 +1,9 @@
+import numpy as np
 import pandas as pd
 import pytest
 
-from ml.judge.bars import bar_length, bars_a_day, bars_of, counted, missing_bars, moment_format
+from ml.bars import bar_length
+from ml.judge.bars import bars_a_day, bars_of, counted, missing_bars, moment_format
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ def test_bars_are_called_by_their_length(bar, name, a_day, moment):
 
 
 @pytest.mark.parametrize("bar", ["1s", "5min", "1D"])
-def test_the_median_step_is_the_bar_whatever_is_missing(bar):
+def test_the_usual_step_is_the_bar_whatever_is_missing(bar):
     index = pd.date_range("2024-01-01", periods=100, freq=bar, tz="UTC")
     kept = index.delete([*range(10, 15), 50, *range(70, 72)])
     assert bar_length(kept) == pd.Timedelta(bar) == bar_length(kept.as_unit("us"))
@@ -34,3 +36,8 @@ def test_the_median_step_is_the_bar_whatever_is_missing(bar):
     assert missing_bars([kept], pd.Timedelta(bar)).startswith(
         f"{counted(8, pd.Timedelta(bar))} in 3 gaps, the longest 5 after 2024-01-"
     )
+
+
+def test_minutes_with_few_trades_are_minutes_for_the_judge_as_they_are_for_the_reader():
+    index = pd.date_range("2024-01-01", periods=3000, freq="min", tz="UTC")[np.random.default_rng(0).random(3000) < 0.3]
+    assert bar_length(index) == pd.Timedelta(minutes=1)

@@ -26,13 +26,14 @@ _IN_SETTINGS = {
 }
 
 
-def bar_length(index: pd.DatetimeIndex) -> pd.Timedelta:
+def bar_length(index: pd.Index) -> pd.Timedelta:
     """The length of a bar: the commonest step between rows, or where none is common, what all steps are multiples of.
 
     Args:
-        index: ascending, unique, (rows,); a minute is taken where there are fewer than two rows.
+        index: times, ascending and unique (of several instruments one after the other), (rows,); a minute is taken
+            where there are fewer than two rows.
     """
-    steps = np.diff(index.asi8)
+    steps = np.diff(pd.DatetimeIndex(index).as_unit("ns").asi8)
     if not len(steps):
         return MINUTE
     common = _common_step(steps)

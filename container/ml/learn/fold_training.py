@@ -1,6 +1,7 @@
 """The training of one fold's model, from its rows to its weights."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,7 @@ def train_fold(
         report=fold.report,
     )
 
+    @functools.cache  # asked by the report, and by a guarded publication
     def predict() -> Predicted:
         if validation is None:
             raise ValueError("this training has no validation windows")

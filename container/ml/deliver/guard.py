@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-PUBLISH_IF = ("always", "not_worse", "better")
-
 _LEAST_ROWS = 0.75  # of those that the model under the key was made from
 
 

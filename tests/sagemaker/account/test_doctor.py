@@ -58,7 +58,7 @@ BROKEN = {
         lambda aws: setattr(aws.client("sts"), "get_caller_identity", refuse("ExpiredToken")),
         {},
         "credentials",
-        "AWS refuses these credentials: ExpiredToken",
+        "the AWS credentials have expired",
         "aws sso login",
     ),
     "a role of another account": (

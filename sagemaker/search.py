@@ -343,7 +343,10 @@ class Search:
             "FailureReason": f"{'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}; "
             f"go on by tune --resume {self._name}",
         }
-        write_record(self._folder / TUNING_RECORD, self._record)
+        try:
+            write_record(self._folder / TUNING_RECORD, self._record)
+        except OSError as refused:  # such as the full disk that ended the search
+            self._log(f"the record cannot be written: {refused}; {self._record['FailureReason']}")
 
     def _finish(self, because: str) -> None:
         failed = because == "failures" or not any(

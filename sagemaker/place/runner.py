@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "container"))
 
+from ml.log import say
 from place import engine
 from place.outcome import failure_text, final_metrics
 from place.record import LOG, RECORD, RUNNER_LOCK, now, read_record, signal_job, take_lock, write_record
@@ -35,6 +36,7 @@ class _JobRun:
         self._folder, self._lock, self._runner_lock = folder, lock, take_lock(folder, RUNNER_LOCK)
         self._record = read_record(folder / RECORD)
         self._stopped_because = ""  # SecondaryStatus of a job that was stopped
+        self._unsaved = False  # whether the disk refused the record
         signal.signal(signal.SIGTERM, lambda *_: self._ask_to_stop("Stopped"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if sys.platform == "linux":  # what a job leaves behind comes to this process and not to init
@@ -46,9 +48,9 @@ class _JobRun:
         if record.get("Cores"):
             os.sched_setaffinity(0, record["Cores"])
         record |= {"SecondaryStatus": "Training", "TrainingStartTime": now(), "RunnerPid": os.getpid()}
-        write_record(self._folder / RECORD, record)
-        with (self._folder / LOG).open("ab") as log:
-            try:
+        self._save()
+        try:
+            with (self._folder / LOG).open("ab") as log:
                 self._job = subprocess.Popen(
                     record["Command"],
                     cwd=self._folder,
@@ -59,17 +61,30 @@ class _JobRun:
                     start_new_session=True,
                     pass_fds=[self._lock],
                 )
-            except OSError as error:
-                record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "TrainingEndTime": now()}
-                record["FailureReason"] = (
-                    f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
-                    "install requirements.txt beside sagemaker/requirements.txt"
-                )
-                write_record(self._folder / RECORD, record)
-                return
+        except OSError as error:
+            record |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "TrainingEndTime": now()}
+            record["FailureReason"] = (
+                f"ClientError: {error.filename} cannot be opened: {error.strerror}"
+                if error.filename == str(self._folder / LOG)
+                else f"ClientError: {record['Command'][0]} cannot be started: {error.strerror}; "
+                "install requirements.txt beside sagemaker/requirements.txt"
+            )
+            self._save()
+            return
         record["JobPid"] = self._job.pid
-        write_record(self._folder / RECORD, record)
+        self._save()
         self._write_end(self._wait())
+
+    def _save(self) -> None:
+        """Writes the record; where the disk refuses, the job goes on, and it is tried again while the job runs."""
+        try:
+            write_record(self._folder / RECORD, self._record)
+            self._unsaved = False
+        except OSError as error:
+            if not self._unsaved:
+                with contextlib.suppress(OSError):  # the log may be on the same full disk
+                    say(f"the job's record cannot be written, and the job goes on: {error}", stream=sys.stderr)
+            self._unsaved = True
 
     def _wait(self) -> int:
         """The exit code, once the job and all that it started have ended, or had to be ended.
@@ -82,14 +97,14 @@ class _JobRun:
         asked, killed, kill_at = False, False, float("inf")
         while (code := self._poll()) is None or (left_behind := _descendants()):
             elapsed = time.monotonic() - started
+            if self._unsaved:
+                self._save()
             if elapsed > limit and not self._stopped_because:
                 self._ask_to_stop("MaxRuntimeExceeded")
             if self._stopped_because and not asked:
                 asked, kill_at = True, elapsed + _STOP_SECONDS
-                write_record(
-                    self._folder / RECORD,
-                    self._record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"},
-                )
+                self._record |= {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"}
+                self._save()
                 signal_job(self._record, signal.SIGTERM)
             if code is None and elapsed > kill_at and not killed:
                 killed = True
@@ -125,7 +140,7 @@ class _JobRun:
                 "SecondaryStatus": "Failed",
                 "FailureReason": self._failure_reason(code),
             }
-        write_record(folder / RECORD, record)
+        self._save()
 
     def _failure_reason(self, code: int) -> str:
         """In SageMaker's form: a class of error, the message, the exit code."""
@@ -171,7 +186,12 @@ def _descendants() -> list[int]:
 
 def main() -> None:
     """Runs the job in the folder that the command line names."""
-    _JobRun(Path(sys.argv[1]), int(sys.argv[2])).run()
+    folder, lock = Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        run = _JobRun(folder, lock)
+    except OSError as error:
+        sys.exit(f"the job was not started: {error}")
+    run.run()
 
 
 if __name__ == "__main__":

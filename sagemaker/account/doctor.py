@@ -15,6 +15,7 @@ import botocore.exceptions
 
 from account.policies import Need, allowed_by_documents, documents_of, needs_of
 from account.setup import Aws, aws_code
+from error_lines import mendable
 from ml.errors import UserError, one_line, redacted
 from request import TUNING, host_names, hyperparameters_of, operation_of, s3_sources, training_part
 
@@ -58,9 +59,9 @@ def told(finding: Finding) -> str:
 
 
 class _Wrong(Exception):
-    """Something is wrong: its text and its cure."""
+    """Something is wrong: its text, and its cure where the text does not say it."""
 
-    def __init__(self, text: str, cure: str):
+    def __init__(self, text: str, cure: str = ""):
         super().__init__(text)
         self.text, self.cure = text, cure
 
@@ -79,7 +80,7 @@ def examined(aws: Aws, request: dict[str, Any], *, cheap: bool = False) -> Itera
     """
     first = _finding("credentials", lambda: _credentials(aws))
     yield first
-    if first.state == WRONG:  # every other call would fail for the same reason
+    if first.state != OK:  # every other call would fail for the same reason
         return
     account = first.text.rsplit(" ", 1)[-1]
     job = training_part(request)
@@ -112,10 +113,8 @@ def _finding(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, WRONG, wrong.text, wrong.cure)
     except (_Unknown, UserError) as unknown:
         return Finding(what, UNKNOWN, str(unknown))
-    except botocore.exceptions.ClientError as error:
-        return Finding(what, UNKNOWN, f"AWS did not answer the question: {aws_code(error)}")
-    except (botocore.exceptions.BotoCoreError, OSError) as error:
-        return Finding(what, UNKNOWN, f"AWS did not answer the question: {one_line(error)}")
+    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
+        return Finding(what, UNKNOWN, mendable(error) or one_line(error))
 
 
 def _credentials(aws: Aws) -> str:
@@ -126,9 +125,11 @@ def _credentials(aws: Aws) -> str:
     try:
         caller = aws.client("sts").get_caller_identity()
     except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ProfileNotFound) as error:
-        raise _Wrong(one_line(error), "aws configure, or AWS_PROFILE") from None
+        raise _Wrong(mendable(error) or one_line(error)) from None
     except botocore.exceptions.ClientError as error:
-        raise _Wrong(f"AWS refuses these credentials: {aws_code(error)}", "aws sso login, or aws configure") from None
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            raise
+        raise _Wrong(mendable(error) or one_line(error)) from None
     return f"{caller['Arn']}, region {region}, account {caller['Account']}"
 
 

@@ -58,7 +58,7 @@ BROKEN = {
         lambda aws: setattr(aws.client("sts"), "get_caller_identity", refuse("ExpiredToken")),
         {},
         "credentials",
-        "AWS refuses these credentials: ExpiredToken",
+        "the AWS credentials have expired",
         "aws sso login",
     ),
     "a role of another account": (
@@ -236,7 +236,7 @@ def test_what_is_broken_is_told_with_its_cure(ready, request_of, what):
     finding = findings(ready, request_of(**changes))[name]
     assert finding.state == WRONG, finding
     assert text in finding.text
-    assert cure in finding.cure
+    assert cure in (finding.cure or finding.text)
 
 
 def test_no_region_is_told_before_any_call(ready, request_of, monkeypatch, tmp_path):

@@ -5,7 +5,9 @@ import os
 import re
 import signal
 import subprocess
+import tarfile
 
+import boto3
 import pytest
 
 from docker_engine import docker
@@ -203,3 +205,17 @@ def test_the_image_and_the_process_train_alike_to_the_last_digit(launch, image):
     ]
     assert len(logs[0]) == 2
     assert logs[0] == logs[1]
+
+
+def test_a_script_of_the_users_own_comes_from_s3(launch, image, aws, tmp_path):
+    (tmp_path / "mine.py").write_text("import sys; open('/opt/ml/model/given.txt', 'w').write(' '.join(sys.argv[1:]))")
+    with tarfile.open(tmp_path / "code.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "mine.py", "mine.py")
+    boto3.client("s3").create_bucket(Bucket="scripts")
+    boto3.client("s3").upload_file(str(tmp_path / "code.tar.gz"), "scripts", "a/code.tar.gz")
+    launch(
+        *("train", "--on", "docker", "--image", image, "--docker-network", "host", "--name", "own"),
+        *("--set", "sagemaker_program=mine.py", "--set", "sagemaker_submit_directory=s3://scripts/a/code.tar.gz"),
+        *("--set", "depth=3"),
+    )
+    assert (launch.runs / "own/model/given.txt").read_text() == "--depth 3"

@@ -85,7 +85,7 @@ class LocalPlace(TuningFolders):
         hosts, gpus = len(host_names(training_part(request))), machine_gpus()
         if hosts == 1:
             return []
-        told = [f"{hosts} hosts share this machine: that shows that a job works on several, and is no faster than one"]
+        told = [f"{hosts} hosts share this machine: a rehearsal, which is no faster than one host"]
         if gpus and len(gpus) < hosts:
             told.append(f"this machine has {len(gpus)} GPU{'s' * (len(gpus) > 1)} for {hosts} hosts, so none uses one")
         return told

@@ -112,8 +112,9 @@ def signal_job(record: dict[str, Any], number: signal.Signals, lock: Path | None
     for host in record.get(HOSTS, ()):
         if engine.signal_container(record, host["HostName"], number):
             continue
-        # It has ended, or was not yet started.
-        with contextlib.suppress(ProcessLookupError, KeyError):
+        if "ExitCode" in host:  # its number may be another's by now
+            continue
+        with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
             if lock is None or _holds(host["JobPid"], lock):
                 os.killpg(host["JobPid"], number)
 

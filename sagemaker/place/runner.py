@@ -101,6 +101,9 @@ class _JobRun:
         asked, asked_others, killed, kill_at = False, False, False, float("inf")
         while True:
             codes = [process.poll() for process in self._processes]
+            for host, code in zip(self._record[HOSTS], codes, strict=False):  # fewer where not all could be started
+                if code is not None:
+                    host["ExitCode"] = code
             running = None in codes
             left_behind = [] if running else _descendants()
             if not running and not left_behind:
@@ -151,8 +154,6 @@ class _JobRun:
         record["TrainingEndTime"] = now()
         started, ended = (datetime.fromisoformat(record[f"Training{edge}Time"]) for edge in ("Start", "End"))
         record["TrainingTimeInSeconds"] = round((ended - started).total_seconds())
-        for host, code in zip(record[HOSTS], codes, strict=False):  # fewer where not all could be started
-            host["ExitCode"] = code
         for line in merge(folder, record):
             self._tell(line)
         record["FinalMetricDataList"] = final_metrics(folder, record)

@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from launching import REPOSITORY
 from place.hosts import HOSTS, merge, shares
 from place.local import LocalPlace
 from place.outcome import outcome_of
-from place.record import RUNNER_LOCK, is_locked
+from place.record import RUNNER_LOCK, is_locked, signal_job
 from request import host_names
 
 # As place/runner.py, but less patient
@@ -221,6 +223,20 @@ def test_a_command_that_is_not_there_leaves_no_host_behind(launch, start, monkey
     assert record["FailureReason"].startswith("ClientError: no such program cannot be started: No such file")
     with pytest.raises(ProcessLookupError):
         os.kill(record[HOSTS][0]["JobPid"], 0)
+
+
+@pytest.mark.slow
+def test_a_host_that_has_ended_gets_no_signal(tmp_path):
+    """Its number may be another process's by then."""
+    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        signal_job({HOSTS: [{"HostName": "algo-1", "JobPid": other.pid, "ExitCode": 0}]}, signal.SIGKILL)
+        time.sleep(0.2)
+        assert other.poll() is None
+        signal_job({HOSTS: [{"HostName": "algo-1", "JobPid": other.pid}]}, signal.SIGKILL)
+        assert other.wait(timeout=10) == -signal.SIGKILL
+    finally:
+        other.kill()
 
 
 # Without processes

@@ -140,6 +140,7 @@ def _set_resources(request: dict[str, Any], options: dict[str, Any]) -> None:
         (job, "RoleArn", options["role"]),
         (algorithm, "TrainingImage", options["image"]),
         (resources, "InstanceType", options["instance_type"]),
+        (resources, "InstanceCount", options["instance_count"]),
         (resources, "VolumeSizeInGB", options["volume_size"]),
         (resources, "KeepAlivePeriodInSeconds", options["keep_alive"]),
         (results, "KmsKeyId", options["kms_key"]),

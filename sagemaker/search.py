@@ -29,6 +29,7 @@ from ml.errors import UserError
 from ml.metrics import METRICS
 from place.base import FINAL, NoSuchJob
 from place.find import make_place_here
+from place.hosts import machine_cores, shares
 from place.record import TUNING_RECORD, now, read_record, write_record
 from request import objective_of, ranges_of, training_part
 from search_rules import MedianRule, TunedRange
@@ -258,13 +259,12 @@ class Search:
         """A share of the cores that no running trial has; none where trials run one at a time."""
         if self._parallel == 1:
             return []
-        cores = sorted(os.sched_getaffinity(0))
-        shares = [cores[slot :: self._parallel] or [cores[slot % len(cores)]] for slot in range(self._parallel)]
+        left = shares(machine_cores(), self._parallel)
         for job in map(self._job_name, self._running):
             taken = self._place.describe(job)["Cores"] if self._place.has(job) else []
-            if taken in shares:
-                shares.remove(taken)
-        return shares[0]
+            if taken in left:
+                left.remove(taken)
+        return left[0]
 
     def _take_up(self, trial: Trial) -> None:
         """Takes up a trial of a search that was killed or stopped: leaves it alone where it runs or ended."""

@@ -314,6 +314,22 @@ def test_train_starts_nothing_where_a_cheap_look_finds_something_wrong(ready, la
     assert code == 0, err
 
 
+def test_hosts_in_a_vpc_must_be_let_in_by_their_security_group(ready, request_of):
+    ec2 = ready.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="jobs", Description="jobs", VpcId=vpc)["GroupId"]
+    config = {"VpcConfig": {"Subnets": [subnet], "SecurityGroupIds": [group]}}
+    two = {"ResourceConfig": {"InstanceType": "ml.c7i.4xlarge", "InstanceCount": 2, "VolumeSizeInGB": 30}}
+    found = findings(ready, request_of(**config, **two))["vpc"]
+    assert found.state == WRONG and "2 hosts could not reach each other" in found.text
+    assert f"--group-id {group}" in found.cure and f"--source-group {group}" in found.cure
+    assert findings(ready, request_of(**config))["vpc"].state == UNKNOWN  # one host; there is no endpoint of S3
+    itself = {"IpProtocol": "tcp", "FromPort": 0, "ToPort": 65535, "UserIdGroupPairs": [{"GroupId": group}]}
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[itself])
+    assert findings(ready, request_of(**config, **two))["vpc"].state == UNKNOWN
+
+
 def test_the_command_prints_a_line_for_each_look_and_fails_where_one_is_wrong(ready, launch):
     arguments = [each for each in options_of(ready) if each not in ("--on", "aws")]
     code, out, err = launch("doctor", *arguments, "--role", outputs(ready)["Role"])

@@ -3,57 +3,16 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tarfile
 
 import boto3
 import pytest
-import sagemaker_training.errors
-import six
 
-from launching import REPOSITORY, STUB_JOB
+from docker_engine import docker
 from ml.errors import UserError
 from place.docker import DockerPlace, _kydb_mounts
-
-BASE_IMAGES = ("python-local:3.11-slim-bookworm", "python:3.11-slim-bookworm")
-STUB_IMAGE = "position-trainer-launch-test"
-
-
-def docker(*arguments):
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="session")
-def engine():
-    if not shutil.which("docker") or docker("info").returncode:
-        pytest.skip("no Docker engine answers (DOCKER_HOST)")
-
-
-@pytest.fixture(scope="session")
-def stub_image(engine, tmp_path_factory):
-    """An image whose `train` is the miniature, made in a second."""
-    base = next((name for name in BASE_IMAGES if not docker("image", "inspect", name).returncode), None)
-    if base is None:
-        pytest.skip(f"none of the images {', '.join(BASE_IMAGES)} is here")
-    folder = tmp_path_factory.mktemp("image")
-    (folder / "stub_job.py").write_text(STUB_JOB)
-    shutil.copytree(REPOSITORY / "container" / "ml", folder / "ml")
-    (folder / "sagemaker_training").mkdir()  # what ml.platform.job needs of the toolkit, with what that needs
-    shutil.copy(sagemaker_training.errors.__file__, folder / "sagemaker_training")
-    shutil.copy(six.__file__, folder)
-    (folder / "train").write_text(
-        "#!/usr/bin/env python\nimport sys\nsys.path.insert(0, '/program')\nimport stub_job\nstub_job.main()\n"
-    )
-    (folder / "train").chmod(0o755)
-    (folder / "Dockerfile").write_text(
-        f'FROM {base}\nENV PYTHONUNBUFFERED=1 PATH=/program:$PATH\nCOPY . /program\nCMD ["train"]\n'
-    )
-    built = docker("build", "--quiet", "--tag", STUB_IMAGE, str(folder))
-    assert built.returncode == 0, built.stderr
-    yield STUB_IMAGE
-    docker("image", "rm", "--force", STUB_IMAGE)
 
 
 @pytest.fixture
@@ -174,7 +133,8 @@ def test_what_a_container_may_write(launch, options, tmp_path):
         "InputDataConfig": [{"ChannelName": "train", "DataSource": source}],
         "AlgorithmSpecification": {"TrainingImage": options[3]},
     }
-    command = place._command(launch.runs / "t-001", request, ())["Command"]
+    [host] = place._hosts(launch.runs / "t-001", request, ())
+    command = place._commands(request, [host])["Hosts"][0]["Command"]
     assert command.pop() == "train"
     program = ["--entrypoint", "python", "--mount", f"type=bind,source={script},target=/probe.py,readonly"]
     command[2:2] = program

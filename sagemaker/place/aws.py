@@ -303,8 +303,8 @@ class AwsPlace:
 
     # Tuning jobs
 
-    def start_tuning(self, request: dict[str, Any], model_db: str = "") -> str:
-        """Starts a tuning job and returns its name; SageMaker's record has no room for `model_db`."""
+    def start_tuning(self, request: dict[str, Any], model_db: str = "", pack: int = 1) -> str:
+        """Starts a tuning job and returns its name; SageMaker has no room for `model_db`, and starts a job a trial."""
         self.client("sagemaker").create_hyper_parameter_tuning_job(**request)
         return request["HyperParameterTuningJobName"]
 

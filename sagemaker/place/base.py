@@ -129,12 +129,13 @@ class Place(Protocol):
         """The training and tuning jobs of the place, the newest first; trials are not among them."""
         ...
 
-    def start_tuning(self, request: Record, model_db: str) -> str:
+    def start_tuning(self, request: Record, model_db: str, pack: int = 1) -> str:
         """Starts a tuning job from a checked CreateHyperParameterTuningJob request; returns its name.
 
         Args:
             request: the request.
             model_db: where `publish --best` publishes to; kept where the place has its own search.
+            pack: how many trials a job trains at once; above 1 only where the place has its own search.
         """
         ...
 
@@ -165,11 +166,16 @@ class Place(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A training or tuning job in its place."""
+    """A training or tuning job in its place.
+
+    Attributes:
+        member: the number of the network that is meant, where the job trains a population and one was named.
+    """
 
     place: Place
     name: str
     tuning: bool
+    member: int | None = None
 
     @property
     def kind(self) -> str:

@@ -36,12 +36,13 @@ class TuningFolders(JobFolders, abc.ABC):
     def stop(self, name: str) -> None:
         """Asks a training job to end."""
 
-    def start_tuning(self, request: dict[str, Any], model_db: str) -> str:
+    def start_tuning(self, request: dict[str, Any], model_db: str, pack: int = 1) -> str:
         """Starts a tuning job and returns its name.
 
         Args:
             request: a checked CreateHyperParameterTuningJob request.
             model_db: where `publish --best` publishes to; trials publish nothing.
+            pack: how many trials a job trains at once.
 
         Raises:
             UserError: the name is taken, a channel cannot be read, or a job to learn from is not here.
@@ -62,6 +63,7 @@ class TuningFolders(JobFolders, abc.ABC):
                 "RandomSeed": seed,
                 "SearchId": uuid.uuid4().hex,
                 "ModelDb": model_db,
+                "Pack": pack,
                 "DockerNetwork": self.network,
             }
             write_record(start.folder / TUNING_RECORD, record)

@@ -349,7 +349,7 @@ def test_push_makes_the_repository_logs_in_and_pushes(cloud, launch, tmp_path, m
     )
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr("launch.refuse_wrong_platform", lambda _image: None)  # has tests of its own
+    monkeypatch.setattr("account.commands.refuse_wrong_platform", lambda _image: None)  # has tests of its own
     code, out, err = launch("push", "--image", "position-trainer:2", "--repository", "mine")
     assert code == 0, err
     uri = out.strip()

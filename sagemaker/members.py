@@ -1,0 +1,192 @@
+"""A population's members told as trials: several points become one job, and what it left becomes a trial for each.
+
+A member is called JOB-NUMBER, with the number that the job itself gives it in metrics.json and population.parquet.
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml.metrics import BEST_VAL_ACCURACY, BEST_VAL_LOSS, METRICS, VAL_ACCURACY
+from ml.settings import SETTINGS, VARIED
+from request import entries, mapping
+
+Record = dict[str, Any]
+
+# What a trial's summary repeats of its job's record.
+SUMMARISED = (
+    "TrainingJobName",
+    "TrainingJobStatus",
+    "CreationTime",
+    "TrainingStartTime",
+    "TrainingEndTime",
+    "FailureReason",
+)
+
+# What a member came to, in the words of a training job's status. A pruned one was stopped by `halving`.
+_STATUSES = {"Completed": "Completed", "Stopped": "Stopped", "Pruned": "Stopped", "Diverged": "Failed"}
+
+_OF_THE_POPULATION = ("population", "ranges", "points", "halving")
+_MOST = 1024  # members of a population
+
+
+def hyperparameters_of_pack(static: Mapping[str, str], points: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The hyperparameters of the job that trains these points.
+
+    Args:
+        static: what every job of the search gets.
+        points: name to text; several are a population's, and agree on what a population cannot vary.
+    """
+    if len(points) == 1:
+        return {name: value for name, value in static.items() if name != "halving"} | dict(points[0])
+    shared = {name: value for name, value in points[0].items() if name not in VARIED}
+    varied = [{name: value for name, value in point.items() if name in VARIED} for point in points]
+    return {**static, **shared, "points": json.dumps(varied)}
+
+
+def count_members(parameters: Mapping[str, Any]) -> int:
+    """How many networks a job with these hyperparameters trains at once; 1: an ordinary job."""
+    if points := _points(parameters):
+        return len(points)
+    with contextlib.suppress(ValueError, TypeError):
+        return min(max(1, int(parameters.get("population", 1))), _MOST)
+    return 1
+
+
+def has_member(parameters: Mapping[str, Any], number: int) -> bool:
+    """Whether a job with these hyperparameters trains a population with a member of that number."""
+    return 1 < count_members(parameters) > number
+
+
+def member_name(job: str, number: int) -> str:
+    """The name of a job's member."""
+    return f"{job}-{number}"
+
+
+def split_member_name(name: str) -> tuple[str, int | None]:
+    """The job and the number that `member_name` joined; None: the name is of no member."""
+    job, _, number = name.rpartition("-")
+    plain = number.isascii() and number.isdecimal() and (number == "0" or not number.startswith("0"))
+    return (job, int(number)) if job and plain and int(number) < _MOST else (name, None)
+
+
+def is_kept(metrics: Mapping[str, Any], member: int) -> bool:
+    """Whether the model that a job left is that member's."""
+    return metrics.get("member") == member
+
+
+def trials_of_members(
+    job: Record, parameters: Mapping[str, Any], metrics: Mapping[str, Any], metric: str
+) -> list[Record]:
+    """A job's members in their order, each in the words of ListTrainingJobsForHyperParameterTuningJob.
+
+    Args:
+        job: what they share: TrainingJobName, TrainingJobStatus, the times, FailureReason.
+        parameters: the job's hyperparameters.
+        metrics: its metrics.json; empty as long as there is none.
+        metric: the objective.
+
+    Returns:
+        Of each member a summary that has besides `MemberOf` (the job), `Member` (the number), `Kept` (whether the
+        job's model is this one's) and `Epochs`.
+    """
+    left = {each["member"]: each for each in entries(metrics.get("population")) if isinstance(each.get("member"), int)}
+    points = _points(parameters) or [mapping(left[number].get("settings")) for number in sorted(left)]
+    found = []
+    for number, point in enumerate(points):
+        entry = left.get(number, {})
+        trial = {
+            **job,
+            "TrainingJobName": member_name(job["TrainingJobName"], number),
+            "TunedHyperParameters": {name: str(value) for name, value in point.items()},
+            "MemberOf": job["TrainingJobName"],
+            "Member": number,
+            "Kept": is_kept(metrics, number),
+            "Epochs": entry.get("epochs"),
+        }
+        trial |= _outcome(job["TrainingJobStatus"], entry)
+        value = mapping(entry.get("metrics")).get(metric)
+        if isinstance(value, int | float) and math.isfinite(value):
+            trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": float(value)}
+        found.append(trial)
+    return found
+
+
+def _outcome(job_status: str, entry: Mapping[str, Any]) -> Record:
+    if job_status not in ("Completed", "Stopped"):  # it runs, or it failed as a whole
+        return {}
+    status = _STATUSES.get(str(entry.get("status")))
+    if status is None:
+        return {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError: the job left no result of this member"}
+    if status == "Failed":
+        return {
+            "TrainingJobStatus": status,
+            "FailureReason": f"AlgorithmError: its loss was no finite number after {entry.get('epochs')} epochs",
+        }
+    return {"TrainingJobStatus": status}
+
+
+def settings_of_member(parameters: Mapping[str, str], member: Record) -> dict[str, str]:
+    """The hyperparameters of a job that trains one member by itself.
+
+    Args:
+        parameters: its job's hyperparameters.
+        member: its trial.
+    """
+    kept = {
+        name: value
+        for name, value in parameters.items()
+        if name not in _OF_THE_POPULATION and not name.startswith("_tuning_")
+    }
+    return kept | member["TunedHyperParameters"]
+
+
+def population_of(record: Record, metrics: Mapping[str, Any]) -> tuple[Record, list[Record]]:
+    """A job that trains a population in the words of a tuning job, and its members as the trials.
+
+    Args:
+        record: the job's.
+        metrics: its metrics.json; empty as long as there is none.
+    """
+    parameters = record["HyperParameters"]
+    monitor = parameters.get("monitor", SETTINGS["monitor"].default)
+    metric = BEST_VAL_ACCURACY if monitor == VAL_ACCURACY else BEST_VAL_LOSS
+    trials = trials_of_members({key: record[key] for key in SUMMARISED if key in record}, parameters, metrics, metric)
+    tuning = {
+        "HyperParameterTuningJobName": record["TrainingJobName"],
+        "HyperParameterTuningJobStatus": record["TrainingJobStatus"],
+        "HyperParameterTuningJobConfig": {
+            "Strategy": "Population",
+            "HyperParameterTuningJobObjective": {"Type": METRICS[metric].goal, "MetricName": metric},
+            "ParameterRanges": _ranges(parameters) or _tried(trials),
+        },
+        "TrainingJobDefinition": {
+            "StaticHyperParameters": {
+                name: value for name, value in parameters.items() if name not in ("population", "ranges", "points")
+            }
+        },
+    }
+    return tuning, trials
+
+
+def _ranges(parameters: Mapping[str, str]) -> Record:
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        return mapping(json.loads(parameters.get("ranges", "")))
+    return {}
+
+
+def _tried(trials: Sequence[Record]) -> Record:
+    """The ranges of members that were given point by point: the values that there are."""
+    values = dict[str, dict[str, None]]()
+    for trial in trials:
+        for name, value in trial["TunedHyperParameters"].items():
+            values.setdefault(name, {})[value] = None
+    return {"CategoricalParameterRanges": [{"Name": name, "Values": list(tried)} for name, tried in values.items()]}
+
+
+def _points(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        return entries(json.loads(parameters.get("points", "")))
+    return []

@@ -14,7 +14,6 @@ from place import inputs
 from place.base import Place
 from place.find import find_job
 from place.outcome import read_metrics
-from populations import one_job_request, pack_request
 from request import (
     PLACEHOLDER_ACCOUNT,
     TRAINING,
@@ -80,7 +79,7 @@ def _member_request(options: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"the settings of {name} are not known before {job.name} ends")
     request = {key: record[key] for key in _OF_A_MEMBER if key in record}
     request["StoppingCondition"].pop("MaxWaitTimeInSeconds", None)  # of spot instances, which --spot asks for
-    parameters = settings_of_member(record["HyperParameters"], members[job.member])
+    parameters = settings_of_member(record["HyperParameters"], members, job.member)
     return {"TrainingJobName": name, "HyperParameters": parameters, **request}
 
 
@@ -88,20 +87,12 @@ def build_tuning_request(path: Path, options: dict[str, Any], place: Place) -> t
     """The CreateHyperParameterTuningJob request in a file, as `build_training_request`.
 
     Returns:
-        The request, with --in-one-job a CreateTrainingJob request of a population, and the KYDB URL that its winner is
-        published to: trials publish nothing, so it is taken out.
+        The request, and the KYDB URL that its winner is published to: trials publish nothing, so it is taken out.
     """
     request = read_request(path, TUNING)
     _set_search_options(request, options)
     complete_request(request, options, place)
-    model_db, lines = hyperparameters_of(request).pop("model_db", ""), list[str]()
-    if options["pack"] > 1:
-        lines = pack_request(request, options["pack"])
-    if options["in_one_job"]:
-        request, lines = one_job_request(request)
-    for line in lines:
-        remark(line)
-    return request, model_db
+    return request, hyperparameters_of(request).pop("model_db", "")
 
 
 def read_request(path: Path, operation: str) -> dict[str, Any]:

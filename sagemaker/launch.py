@@ -51,7 +51,7 @@ from options import (
 from place.base import FINAL, Job, Place, status_of
 from place.find import PLACES, find_job, job_of_trial
 from place.outcome import read_metrics
-from populations import pack_problems
+from populations import pack_problems, train_together
 from predict import predict
 from price_commands import add_price_commands
 from publish import find_best_trial, publish_model, publish_path
@@ -164,7 +164,8 @@ def tune(request_file: Path, resume: str | None, **options: Any) -> None:
         _go_on_with(Job(place, resume, tuning=True), options)
         return
     request, model_db = build_tuning_request(request_file, options, place)
-    pack, in_one_job = options["pack"], options["in_one_job"]
+    in_one_job = options["in_one_job"]
+    request, pack = train_together(request, options["pack"], in_one_job=in_one_job)
     problems = functools.partial(pack_problems, pack=pack, own_search=place.own_search)
     if not _check_and_upload(request, place, options, problems):
         return

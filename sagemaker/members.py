@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml.metrics import BEST_VAL_ACCURACY, BEST_VAL_LOSS, METRICS, VAL_ACCURACY
 from ml.settings import SETTINGS, VARIED
@@ -32,18 +32,33 @@ _OF_THE_POPULATION = ("population", "ranges", "points", "halving")
 _MOST = 1024  # members of a population
 
 
-def hyperparameters_of_pack(static: Mapping[str, str], points: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The hyperparameters of the job that trains these points.
+class Pack(NamedTuple):
+    """How the trials of a search are trained together.
 
-    Args:
-        static: what every job of the search gets.
-        points: name to text; several are a population's, and agree on what a population cannot vary.
+    Attributes:
+        size: trials of a job.
+        halving: hyperparameter of the jobs that train several; empty: none is given.
     """
-    if len(points) == 1:
-        return {name: value for name, value in static.items() if name != "halving"} | dict(points[0])
-    shared = {name: value for name, value in points[0].items() if name not in VARIED}
-    varied = [{name: value for name, value in point.items() if name in VARIED} for point in points]
-    return {**static, **shared, "points": json.dumps(varied)}
+
+    size: int = 1
+    halving: str = ""
+
+    def hyperparameters(self, static: Mapping[str, str], points: Sequence[Mapping[str, str]]) -> dict[str, str]:
+        """The hyperparameters of the job that trains these points.
+
+        Args:
+            static: what every job of the search gets.
+            points: name to text; several are a population's, and agree on what a population cannot vary.
+        """
+        if len(points) == 1:
+            return {**static, **points[0]}
+        shared = {name: value for name, value in points[0].items() if name not in VARIED}
+        varied = [{name: value for name, value in point.items() if name in VARIED} for point in points]
+        halving = {"halving": self.halving} if self.halving else {}
+        return {**static, **shared, **halving, "points": json.dumps(varied)}
+
+
+ALONE = Pack()  # a job for each trial
 
 
 def count_members(parameters: Mapping[str, Any]) -> int:
@@ -107,11 +122,18 @@ def trials_of_members(
             "Epochs": entry.get("epochs"),
         }
         trial |= _outcome(job["TrainingJobStatus"], entry)
-        value = mapping(entry.get("metrics")).get(metric)
-        if isinstance(value, int | float) and math.isfinite(value):
-            trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": float(value)}
+        if (value := _value(mapping(entry.get("metrics")), metric)) is not None:
+            trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": value}
         found.append(trial)
     return found
+
+
+def _value(metrics: Mapping[str, Any], metric: str) -> float | None:
+    """A metric of a member; those of its best epoch are the best_ ones, and of one fold the mean is the fold's own."""
+    for name in (metric, metric.removeprefix("mean_"), metric.removeprefix("mean_").removeprefix("best_")):
+        if isinstance(value := metrics.get(name), int | float) and math.isfinite(value):
+            return float(value)
+    return None
 
 
 def _outcome(job_status: str, entry: Mapping[str, Any]) -> Record:
@@ -128,19 +150,23 @@ def _outcome(job_status: str, entry: Mapping[str, Any]) -> Record:
     return {"TrainingJobStatus": status}
 
 
-def settings_of_member(parameters: Mapping[str, str], member: Record) -> dict[str, str]:
-    """The hyperparameters of a job that trains one member by itself.
+def settings_of_member(parameters: Mapping[str, str], members: Sequence[Record], number: int) -> dict[str, str]:
+    """The hyperparameters of a job that trains one member by itself, on the rows that all of them were trained on.
 
     Args:
-        parameters: its job's hyperparameters.
-        member: its trial.
+        parameters: of the job that trained it with others.
+        members: the trials of that job.
+        number: the member's.
     """
     kept = {
         name: value
         for name, value in parameters.items()
         if name not in _OF_THE_POPULATION and not name.startswith("_tuning_")
     }
-    return kept | member["TunedHyperParameters"]
+    own = kept | members[number]["TunedHyperParameters"]
+    lookbacks = [int(each["TunedHyperParameters"].get("lookback", 0)) for each in members]
+    longest = max(int(own.get("longest_lookback", 0)), *lookbacks)
+    return own | ({"longest_lookback": str(longest)} if longest > lookbacks[number] else {})
 
 
 def population_of(record: Record, metrics: Mapping[str, Any]) -> tuple[Record, list[Record]]:

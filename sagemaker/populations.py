@@ -1,10 +1,16 @@
 """Tuning requests whose trials are trained together, as the members of populations: what they must be and become."""
 
+import contextlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
+from console import remark
+from members import ALONE, Pack
+from ml.errors import UserError
+from ml.hyperparameters import parse_value, problems_with
 from ml.settings import SETTINGS, VARIED
 from request import has_own_script, hyperparameters_of, mapping, objective_of, ranges_of, training_part
 from rules import WrongRequest, refuse_wrong_types
@@ -21,29 +27,47 @@ def monitored(metric: str) -> str:
     return name if name in SETTINGS["monitor"].metadata["choices"] else ""
 
 
-def pack_request(request: dict[str, Any], pack: int) -> list[str]:
-    """Makes a tuning request one whose jobs train several trials each.
+def train_together(request: dict[str, Any], size: int, *, in_one_job: bool) -> tuple[dict[str, Any], Pack]:
+    """A tuning request as --pack and --in-one-job ask for it; the user is told what that changes in a search.
 
     Args:
-        request: a tuning request, changed here: as many trials at a time as a pack has, and `monitor`.
-        pack: trials of a job.
+        request: complete but for the check; changed here.
+        size: trials of a job.
+        in_one_job: whether to make a CreateTrainingJob request of it that trains all points at once.
 
     Returns:
-        Lines for the user: what is otherwise than with a job for each trial.
+        The request, and how the trials of its jobs are trained together.
+
+    Raises:
+        WrongRequest: with all that one job cannot do.
     """
+    pack, lines = ALONE, list[str]()
+    if in_one_job:
+        request, lines = _one_job_request(request)
+    elif size > 1:
+        pack, lines = _pack_request(request, size)
+    for line in lines:
+        remark(line)
+    return request, pack
+
+
+def _pack_request(request: dict[str, Any], size: int) -> tuple[Pack, list[str]]:
+    """Lets the jobs of a tuning request train several trials each; returns how, and lines for the user."""
     limits = request[_CONFIG].setdefault("ResourceLimits", {})
-    most = limits.get("MaxNumberOfTrainingJobs", pack)
-    limits["MaxParallelTrainingJobs"] = max(limits.get("MaxParallelTrainingJobs", 1), min(pack, most))
-    shared = [str(entry.get("Name")) for _, entry in ranges_of(request) if entry.get("Name") not in VARIED]
-    lines = [f"each job trains up to {pack} trials at once"]
-    if shared:
-        lines[0] += f"; those of one job share {', '.join(shared)}, which a population cannot vary"
-    return [*lines, *_keep_the_best(request), *_left_out(request, ())]
+    most = limits.get("MaxNumberOfTrainingJobs", size)
+    limits["MaxParallelTrainingJobs"] = max(limits.get("MaxParallelTrainingJobs", 1), min(size, most))
+    line = f"each job trains up to {size} trials at once"
+    if shared := [str(entry.get("Name")) for _, entry in ranges_of(request) if entry.get("Name") not in VARIED]:
+        line += f"; those of one job share {', '.join(shared)}, which a population cannot vary"
+    lines = [line, *_keep_the_best(request), *_left_out(request, ())]
+    _use_the_same_rows(request)
+    # A trial that is left over has a job of its own, which knows no halving.
+    return Pack(size, hyperparameters_of(request).pop("halving", "")), lines
 
 
-def pack_problems(request: dict[str, Any], pack: int, *, own_search: bool) -> Iterator[str]:
+def pack_problems(request: dict[str, Any], pack: Pack, *, own_search: bool) -> Iterator[str]:
     """What keeps the trials of a tuning request from being trained several in a job."""
-    if pack == 1:
+    if pack.size == 1:
         return
     if not own_search:
         yield (
@@ -51,47 +75,50 @@ def pack_problems(request: dict[str, Any], pack: int, *, own_search: bool) -> It
             "one job, or --on local or docker"
         )
     yield from _population_problems(request, "--pack")
-    if not any(entry.get("Name") in VARIED for _, entry in ranges_of(request)):
+    varied = [entry for _, entry in ranges_of(request) if entry.get("Name") in VARIED]
+    if not varied:
         yield (
             f"{_CONFIG}.ParameterRanges: must have one of {', '.join(VARIED)} for --pack, in which the trials of a "
             "job differ; leave --pack out"
         )
+    elif not has_own_script(request):  # what the job's own rules refuse in a population
+        point = {entry["Name"]: str(entry.get("MinValue", *entry.get("Values", ())[:1])) for entry in varied}
+        static = hyperparameters_of(request)
+        _, of_one = problems_with(static)
+        _, of_several = problems_with(pack.hyperparameters(static, [point, point]))
+        at = "TrainingJobDefinition.StaticHyperParameters"
+        yield from (f"{at}: {problem}" for problem in of_several if problem not in of_one)
 
 
-def one_job_request(request: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The CreateTrainingJob request that trains all points of a tuning request as one population.
-
-    Args:
-        request: complete but for the check.
-
-    Returns:
-        The request, and lines for the user: what is otherwise than in a search.
-
-    Raises:
-        WrongRequest: with all that one job cannot do.
-    """
+def _one_job_request(request: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The CreateTrainingJob request that trains all points at once, and lines for the user."""
     refuse_wrong_types(request)
     if problems := [*tuning_problems(request), *_one_job_problems(request)]:
         raise WrongRequest(list(dict.fromkeys(problems)))
     lines = [*_keep_the_best(request), *_left_out(request, ("TuningJobCompletionCriteria",))]
-    config = request[_CONFIG]
+    _use_the_same_rows(request)
+    config, static = request[_CONFIG], hyperparameters_of(request)
     job = {key: value for key, value in training_part(request).items() if key != "StaticHyperParameters"}
     limits = mapping(config.get("ResourceLimits"))
     if "MaxRuntimeInSeconds" in limits:
         stopping = job.setdefault("StoppingCondition", {})
-        stopping["MaxRuntimeInSeconds"] = min(limits["MaxRuntimeInSeconds"], stopping["MaxRuntimeInSeconds"])
+        most = stopping.get("MaxRuntimeInSeconds", math.inf)
+        stopping["MaxRuntimeInSeconds"] = min(limits["MaxRuntimeInSeconds"], most)
     if config["Strategy"] == "Grid":
         ranges = [entry for _, entry in ranges_of(request)]
         names = [entry["Name"] for entry in ranges]
         values = itertools.product(*(entry["Values"] for entry in ranges))
         population = {"points": json.dumps([dict(zip(names, point, strict=True)) for point in values])}
     else:
+        lines.insert(0, "the points are spread evenly over the ranges, whatever the Strategy, and trained at once")
+        if str(config.get("RandomSeed", "")) not in ("", static.get("seed", str(SETTINGS["seed"].default))):
+            lines.append("RandomSeed does nothing: one job draws its points by seed")
         population = {
             "population": str(limits["MaxNumberOfTrainingJobs"]),
             "ranges": json.dumps(config["ParameterRanges"], separators=(",", ":")),
         }
     made = {"TrainingJobName": request["HyperParameterTuningJobName"], **job}
-    made["HyperParameters"] = hyperparameters_of(request) | population
+    made["HyperParameters"] = static | population
     if "Tags" in request:
         made["Tags"] = request["Tags"]
     return made, lines
@@ -150,6 +177,16 @@ def _keep_the_best(request: dict[str, Any]) -> Iterator[str]:
             f"a job keeps the model of its best network alone, by {SETTINGS['monitor'].default}, which need not be the "
             f"best by {metric}; --set monitor=... chooses another"
         )
+
+
+def _use_the_same_rows(request: dict[str, Any]) -> None:
+    """Lets all trials be trained and judged on the rows of the longest lookback, in whatever job they are."""
+    for kind, entry in ranges_of(request):
+        if entry.get("Name") == "lookback":
+            texts = entry.get("Values", []) if kind == "CategoricalParameterRanges" else [entry.get("MaxValue")]
+            with contextlib.suppress(UserError, ValueError):  # which the check tells
+                longest = max(parse_value("lookback", text) for text in texts)
+                hyperparameters_of(request).setdefault("longest_lookback", str(longest))
 
 
 def _left_out(request: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:

@@ -140,9 +140,11 @@ def print_trial(job: Job, trial: dict[str, Any]) -> None:
     objective = trial["FinalHyperParameterTuningJobObjectiveMetric"]
     say(f"{trial['TrainingJobName']}: {objective['MetricName']}={objective['Value']:.6g}")
     trained = job_of_trial(job, trial)
-    settings = trained.describe()["HyperParameters"]
+    record = trained.describe()
+    settings = record["HyperParameters"]
     if trained.member is not None:
-        settings = settings_of_member(settings, trial)
+        _, members = population_of(record, read_metrics(trained.folder / "model"))
+        settings = settings_of_member(settings, members, trained.member)
     print_table(
         ["setting", "value"], [[key, value] for key, value in settings.items() if not key.startswith("_tuning_")]
     )

@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import Trial
 
 import leaderboard
-from members import hyperparameters_of_pack, member_name
+from members import Pack, member_name
 from ml.errors import UserError
 from ml.metrics import METRICS
 from place.base import FINAL, NoSuchJob
@@ -69,7 +69,8 @@ class Search:
         # Such a metric comes when the training is over: there is nothing to stop early.
         self._comes_once = self._metric in METRICS and METRICS[self._metric].once
         limits = self._config["ResourceLimits"]
-        self._parallel = max(1, limits["MaxParallelTrainingJobs"] // self._record.get("Pack", 1))  # jobs at a time
+        self._pack = Pack(self._record.get("Pack", 1), self._record.get("Halving", ""))
+        self._parallel = max(1, limits["MaxParallelTrainingJobs"] // self._pack.size)  # jobs at a time
         self._most_seconds = limits.get("MaxRuntimeInSeconds", math.inf)
         self._points = Points(folder, self._record)
         for parent in self._record.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
@@ -142,7 +143,7 @@ class Search:
         request = {key: definition[key] for key in _PASSED_ON if key in definition}
         request |= {
             "TrainingJobName": self._job_name(pack),
-            "HyperParameters": hyperparameters_of_pack(self._static, points)
+            "HyperParameters": self._pack.hyperparameters(self._static, points)
             | {"_tuning_objective_metric": self._metric},
             "TuningJobName": self._name,
         }

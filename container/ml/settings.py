@@ -116,6 +116,12 @@ class Settings:
         interval="[2, 100000]",
         scaling="Logarithmic",
     )
+    longest_lookback: int = _setting(
+        0,
+        "use the rows as if lookback were this, so that models of several lookbacks are trained and judged on the same "
+        "rows; 0: as lookback says",
+        interval="[0, 100000]",
+    )
     horizon: int = _setting(
         300,
         "minutes that an optimal position looks ahead; part of the purge before the validation rows",

@@ -32,7 +32,7 @@ _ELSEWHERE = {
     "no_check": False,
     "no_doctor": False,
 }
-_SEARCH = {"max_jobs": None, "max_parallel": None, "strategy": None, "parents": (), "pack": 1, "in_one_job": False}
+_SEARCH = {"max_jobs": None, "max_parallel": None, "strategy": None, "parents": ()}
 
 
 def add_commands(main: click.Group) -> None:

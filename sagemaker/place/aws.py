@@ -19,6 +19,7 @@ import botocore.exceptions
 import rules
 from account.doctor import WRONG, examined, told
 from archive import unpack
+from members import ALONE, Pack
 from ml.errors import UserError
 from place import cost, inputs, warm_start
 from place.base import FINAL, Listing, NoSuchJob, Upload
@@ -303,7 +304,7 @@ class AwsPlace:
 
     # Tuning jobs
 
-    def start_tuning(self, request: dict[str, Any], model_db: str = "", pack: int = 1) -> str:
+    def start_tuning(self, request: dict[str, Any], model_db: str = "", pack: Pack = ALONE) -> str:
         """Starts a tuning job and returns its name; SageMaker has no room for `model_db`, and starts a job a trial."""
         self.client("sagemaker").create_hyper_parameter_tuning_job(**request)
         return request["HyperParameterTuningJobName"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from members import ALONE, Pack
 from ml.errors import UserError
 
 Record = dict[str, Any]  # what SageMaker's Describe call answers for a job
@@ -129,13 +130,13 @@ class Place(Protocol):
         """The training and tuning jobs of the place, the newest first; trials are not among them."""
         ...
 
-    def start_tuning(self, request: Record, model_db: str, pack: int = 1) -> str:
+    def start_tuning(self, request: Record, model_db: str, pack: Pack = ALONE) -> str:
         """Starts a tuning job from a checked CreateHyperParameterTuningJob request; returns its name.
 
         Args:
             request: the request.
             model_db: where `publish --best` publishes to; kept where the place has its own search.
-            pack: how many trials a job trains at once; above 1 only where the place has its own search.
+            pack: how trials are trained together; in jobs of several only where the place has its own search.
         """
         ...
 

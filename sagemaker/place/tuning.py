@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from console import remark
+from members import ALONE, Pack
 from ml.errors import UserError
 from place import inputs, staging, warm_start
 from place.base import FINAL
@@ -36,13 +37,13 @@ class TuningFolders(JobFolders, abc.ABC):
     def stop(self, name: str) -> None:
         """Asks a training job to end."""
 
-    def start_tuning(self, request: dict[str, Any], model_db: str, pack: int = 1) -> str:
+    def start_tuning(self, request: dict[str, Any], model_db: str, pack: Pack = ALONE) -> str:
         """Starts a tuning job and returns its name.
 
         Args:
             request: a checked CreateHyperParameterTuningJob request.
             model_db: where `publish --best` publishes to; trials publish nothing.
-            pack: how many trials a job trains at once.
+            pack: how trials are trained together.
 
         Raises:
             UserError: the name is taken, a channel cannot be read, or a job to learn from is not here.
@@ -63,7 +64,8 @@ class TuningFolders(JobFolders, abc.ABC):
                 "RandomSeed": seed,
                 "SearchId": uuid.uuid4().hex,
                 "ModelDb": model_db,
-                "Pack": pack,
+                "Pack": pack.size,
+                "Halving": pack.halving,
                 "DockerNetwork": self.network,
             }
             write_record(start.folder / TUNING_RECORD, record)

@@ -11,6 +11,7 @@ from console import remark
 from members import ALONE, Pack
 from ml.errors import UserError
 from ml.hyperparameters import parse_value, problems_with
+from ml.metrics import METRICS
 from ml.settings import SETTINGS, VARIED
 from request import has_own_script, hyperparameters_of, mapping, objective_of, ranges_of, training_part
 from rules import WrongRequest, refuse_wrong_types
@@ -75,6 +76,12 @@ def pack_problems(request: dict[str, Any], pack: Pack, *, own_search: bool) -> I
             "one job, or --on local or docker"
         )
     yield from _population_problems(request, "--pack")
+    metric, _ = objective_of(request)
+    if metric in METRICS and METRICS[metric].once and not monitored(metric):
+        yield (
+            f"{_CONFIG}.HyperParameterTuningJobObjective.MetricName: must be a metric of every epoch with --pack, such "
+            f"as best_val_accuracy, received {metric!r}, which a job measures for its best network alone"
+        )
     varied = [entry for _, entry in ranges_of(request) if entry.get("Name") in VARIED]
     if not varied:
         yield (

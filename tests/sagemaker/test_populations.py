@@ -90,8 +90,8 @@ def test_a_request_says_itself_by_what_a_job_keeps_its_best(tune):
     result = tune("--pack", 4, "--set", "monitor=val_loss", "--set", "longest_lookback=1000", *HERE)
     static = yaml.safe_load(result.stdout)["TrainingJobDefinition"]["StaticHyperParameters"]
     assert (static["monitor"], static["longest_lookback"]) == ("val_loss", "1000")
-    result = tune("--pack", 4, *HERE, HyperParameterTuningJobObjective={"Type": "Maximize", "MetricName": "val_auc"})
-    assert "by val_loss, which need not be the best by val_auc; --set monitor=" in result.stderr
+    result = tune("--pack", 4, *HERE, HyperParameterTuningJobObjective={"Type": "Minimize", "MetricName": "loss"})
+    assert "by val_loss, which need not be the best by loss; --set monitor=" in result.stderr
     assert "monitor" not in yaml.safe_load(result.stdout)["TrainingJobDefinition"]["StaticHyperParameters"]
 
 
@@ -117,6 +117,7 @@ PARENT = {
         (["--pack", 4, "--set", "sagemaker_program=a.py"], {}, "--pack: trains populations, which this project's"),
         (["--pack", 4, "--set", "points=[]"], {}, "points: is set by --pack; remove one of them"),
         (["--pack", 4], HYPERBAND, "--set halving=2, which drops the worse half after each of the first epochs"),
+        (["--pack", 4], {"HyperParameterTuningJobObjective": AUC}, "must be a metric of every epoch with --pack"),
         (["--pack", 4], {"ParameterRanges": BATCH}, "ParameterRanges: must have one of lookback, nodes, dropout"),
         (["--pack", 4, "--set", "halving=0.5"], {}, "StaticHyperParameters: hyperparameter halving must be in [1"),
         (["--pack", 4, *ON_AWS], {}, "SageMaker's search starts a job for each trial; give --in-one-job"),

@@ -30,7 +30,7 @@ from console import drop_unwritten_output, out, prepare_output, print_failure, p
 from error_lines import MENDABLE, line_and_code
 from follow import follow, follow_to_summary, leaderboard_view, log_view
 from ml import __version__
-from ml.errors import UserError
+from ml.errors import UserError, redacted
 from models import path_of_model
 from options import (
     RUNS,
@@ -55,6 +55,7 @@ from populations import pack_problems, train_together
 from predict import predict
 from price_commands import add_price_commands
 from publish import find_best_trial, publish_model, publish_path
+from request import name_of
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, write_members
 from rules import WrongRequest, check
 from yaml_files import as_yaml
@@ -170,7 +171,7 @@ def tune(request_file: Path, resume: str | None, **options: Any) -> None:
     if not _check_and_upload(request, place, options, problems):
         return
     if model_db and (in_one_job or not place.own_search):
-        remark("trials publish nothing; `publish --best NAME --model-db URL` publishes the winner")
+        remark(f"trials publish nothing; `publish --best {name_of(request)} --model-db {redacted(model_db)}` does")
     if in_one_job:
         _go_on_with(Job(place, place.start(request), tuning=False), options)
     else:

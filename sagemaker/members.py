@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ml.hyperparameters import parse_value
 from ml.metrics import BEST_VAL_ACCURACY, BEST_VAL_LOSS, METRICS, VAL_ACCURACY
 from ml.settings import SETTINGS, VARIED
-from request import entries, mapping
+from request import RANGE_KINDS, entries, mapping
 
 Record = dict[str, Any]
 
@@ -164,8 +165,9 @@ def settings_of_member(parameters: Mapping[str, str], members: Sequence[Record],
         if name not in _OF_THE_POPULATION and not name.startswith("_tuning_")
     }
     own = kept | members[number]["TunedHyperParameters"]
-    lookbacks = [int(each["TunedHyperParameters"].get("lookback", 0)) for each in members]
-    longest = max(int(own.get("longest_lookback", 0)), *lookbacks)
+    texts = [each["TunedHyperParameters"].get("lookback") for each in members]
+    lookbacks = [0 if text is None else parse_value("lookback", text) for text in texts]
+    longest = max(parse_value("longest_lookback", own.get("longest_lookback", "0")), *lookbacks)
     return own | ({"longest_lookback": str(longest)} if longest > lookbacks[number] else {})
 
 
@@ -186,7 +188,7 @@ def population_of(record: Record, metrics: Mapping[str, Any]) -> tuple[Record, l
         "HyperParameterTuningJobConfig": {
             "Strategy": "Population",
             "HyperParameterTuningJobObjective": {"Type": METRICS[metric].goal, "MetricName": metric},
-            "ParameterRanges": _ranges(parameters) or _tried(trials),
+            "ParameterRanges": _ranges(parameters, trials),
         },
         "TrainingJobDefinition": {
             "StaticHyperParameters": {
@@ -197,19 +199,20 @@ def population_of(record: Record, metrics: Mapping[str, Any]) -> tuple[Record, l
     return tuning, trials
 
 
-def _ranges(parameters: Mapping[str, str]) -> Record:
+def _ranges(parameters: Mapping[str, str], trials: Sequence[Record]) -> Record:
+    """What the members differ in: ranges of numbers as the job was given them, and of all else the values there are."""
+    given: Record = {}
     with contextlib.suppress(ValueError, TypeError, RecursionError):
-        return mapping(json.loads(parameters.get("ranges", "")))
-    return {}
-
-
-def _tried(trials: Sequence[Record]) -> Record:
-    """The ranges of members that were given point by point: the values that there are."""
+        given = mapping(json.loads(parameters.get("ranges", "")))
+    numbers = {kind: entries(given.get(kind)) for kind in RANGE_KINDS if kind != "CategoricalParameterRanges"}
+    names = {entry.get("Name") for found in numbers.values() for entry in found}
     values = dict[str, dict[str, None]]()
     for trial in trials:
         for name, value in trial["TunedHyperParameters"].items():
-            values.setdefault(name, {})[value] = None
-    return {"CategoricalParameterRanges": [{"Name": name, "Values": list(tried)} for name, tried in values.items()]}
+            if name not in names:
+                values.setdefault(name, {})[value] = None
+    tried = [{"Name": name, "Values": list(found)} for name, found in values.items()]
+    return numbers | {"CategoricalParameterRanges": tried}
 
 
 def _points(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:

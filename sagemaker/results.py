@@ -39,7 +39,8 @@ def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdi
     """
     status, secondary = record["TrainingJobStatus"], record.get("SecondaryStatus")
     if as_json:
-        print_json(record)
+        members = {"Members": _members(job, record)[1]} if _is_population(record) else {}
+        print_json({**record, **members})
     else:
         seconds = record.get("TrainingTimeInSeconds")
         say(
@@ -57,7 +58,8 @@ def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdi
 
 def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
     metrics = read_metrics(job.folder / "model")
-    _print_members(job, record, metrics)
+    if _is_population(record):
+        _print_members(job, record)
     if metrics:
         say(f"epoch {metrics['best_epoch']} of {len(metrics['epochs'])} was kept")
     for title, rows in _grouped_metrics(metrics, record):
@@ -143,8 +145,7 @@ def print_trial(job: Job, trial: dict[str, Any]) -> None:
     record = trained.describe()
     settings = record["HyperParameters"]
     if trained.member is not None:
-        _, members = population_of(record, read_metrics(trained.folder / "model"))
-        settings = settings_of_member(settings, members, trained.member)
+        settings = settings_of_member(settings, _members(trained, record)[1], trained.member)
     print_table(
         ["setting", "value"], [[key, value] for key, value in settings.items() if not key.startswith("_tuning_")]
     )
@@ -155,13 +156,20 @@ def print_trial(job: Job, trial: dict[str, Any]) -> None:
 
 def write_members(job: Job, record: dict[str, Any]) -> None:
     """Writes the leaderboard's files of an ended job that trained a population into its folder."""
-    if count_members(record.get("HyperParameters", {})) > 1 and (metrics := read_metrics(job.folder / "model")):
-        write_files(job.folder, *population_of(record, metrics))
+    if _is_population(record) and read_metrics(job.folder / "model"):
+        write_files(job.folder, *_members(job, record))
 
 
-def _print_members(job: Job, record: dict[str, Any], metrics: dict[str, Any]) -> None:
-    if count_members(record.get("HyperParameters", {})) > 1:
-        say("")
-        print_table(*leaderboard_table(*population_of(record, metrics)))
-        if (page := job.folder / PAGE).exists():
-            say(f"page: {page}")
+def _print_members(job: Job, record: dict[str, Any]) -> None:
+    say("")
+    print_table(*leaderboard_table(*_members(job, record)))
+    if (page := job.folder / PAGE).exists():
+        say(f"page: {page}")
+
+
+def _is_population(record: dict[str, Any]) -> bool:
+    return count_members(record.get("HyperParameters", {})) > 1
+
+
+def _members(job: Job, record: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return population_of(record, read_metrics(job.folder / "model"))

@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 from optuna.trial import TrialState
 
+import leaderboard
 from aws_model import find_problems
 from launch import main
 from launching import ACCOUNT, REGION, REPOSITORY
@@ -253,6 +254,10 @@ def test_a_jobs_members_are_trials_whatever_it_left():
         "lookback": "120",
         "longest_lookback": "240",  # as all of them had it
     }
+    assert tuning[CONFIG]["ParameterRanges"]["CategoricalParameterRanges"] == [
+        {"Name": "lookback", "Values": ["60", "120", "180", "240"]}
+    ]
+    assert leaderboard.page(tuning, trials).count("<figure>") == 2  # over time, against lookback
     assert "longest_lookback" not in settings_of_member(record["HyperParameters"], trials, 3)
     failed = population_of(record | {"TrainingJobStatus": "Failed", "FailureReason": "why"}, metrics)[1]
     assert {trial["FailureReason"] for trial in failed} == {"why"}

@@ -29,6 +29,8 @@ SUMMARISED = (
 # What a member came to, in the words of a training job's status. A pruned one was stopped by `halving`.
 _STATUSES = {"Completed": "Completed", "Stopped": "Stopped", "Pruned": "Stopped", "Diverged": "Failed"}
 
+_ENDED_WELL = ("Completed", "Stopped")  # statuses of jobs whose members have an outcome of their own
+
 _OF_THE_POPULATION = ("population", "ranges", "points", "halving")
 _MOST = 1024  # members of a population
 
@@ -88,11 +90,6 @@ def split_member_name(name: str) -> tuple[str, int | None]:
     return (job, int(number)) if job and plain and int(number) < _MOST else (name, None)
 
 
-def is_kept(metrics: Mapping[str, Any], member: int) -> bool:
-    """Whether the model that a job left is that member's."""
-    return metrics.get("member") == member
-
-
 def trials_of_members(
     job: Record, parameters: Mapping[str, Any], metrics: Mapping[str, Any], metric: str
 ) -> list[Record]:
@@ -110,6 +107,7 @@ def trials_of_members(
     """
     left = {each["member"]: each for each in entries(metrics.get("population")) if isinstance(each.get("member"), int)}
     points = _points(parameters) or [mapping(left[number].get("settings")) for number in sorted(left)]
+    ended = job["TrainingJobStatus"] in _ENDED_WELL
     found = []
     for number, point in enumerate(points):
         entry = left.get(number, {})
@@ -119,10 +117,10 @@ def trials_of_members(
             "TunedHyperParameters": {name: str(value) for name, value in point.items()},
             "MemberOf": job["TrainingJobName"],
             "Member": number,
-            "Kept": is_kept(metrics, number),
+            "Kept": ended and metrics.get("member") == number,
             "Epochs": entry.get("epochs"),
         }
-        trial |= _outcome(job["TrainingJobStatus"], entry)
+        trial |= _outcome(entry) if ended else {}
         if (value := _value(mapping(entry.get("metrics")), metric)) is not None:
             trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": value}
         found.append(trial)
@@ -137,9 +135,7 @@ def _value(metrics: Mapping[str, Any], metric: str) -> float | None:
     return None
 
 
-def _outcome(job_status: str, entry: Mapping[str, Any]) -> Record:
-    if job_status not in ("Completed", "Stopped"):  # it runs, or it failed as a whole
-        return {}
+def _outcome(entry: Mapping[str, Any]) -> Record:
     status = _STATUSES.get(str(entry.get("status")))
     if status is None:
         return {"TrainingJobStatus": "Failed", "FailureReason": "AlgorithmError: the job left no result of this member"}

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from leaderboard import best_of
+from leaderboard import best_of, objective_value
 from members import count_members, population_of
 from ml.errors import UserError
 from ml.hyperparameters import parse_value
@@ -27,7 +27,7 @@ def find_best_trial(job: Job) -> Record:
         found = best_of(job.trials(), maximize=objective_of(record)[1])
     elif count_members(record.get("HyperParameters", {})) > 1:
         _, trials = population_of(record, read_metrics(job.place.collect(job.name) / "model"))
-        found = next((trial for trial in trials if trial["Kept"]), None)
+        found = next((trial for trial in trials if trial["Kept"] and objective_value(trial) is not None), None)
     else:
         raise UserError(f"{job.name} is a training job of one network; name a tuning job")
     if found is None:

@@ -161,8 +161,11 @@ def write_members(job: Job, record: dict[str, Any]) -> None:
 
 
 def _print_members(job: Job, record: dict[str, Any]) -> None:
+    tuning, members = _members(job, record)
+    if not members:  # it runs, and draws its points itself
+        return
     say("")
-    print_table(*leaderboard_table(*_members(job, record)))
+    print_table(*leaderboard_table(tuning, members))
     if (page := job.folder / PAGE).exists():
         say(f"page: {page}")
 

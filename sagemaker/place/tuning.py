@@ -4,6 +4,7 @@ import abc
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -80,7 +81,8 @@ class TuningFolders(JobFolders, abc.ABC):
 
     def _refuse_names_of_others(self, name: str) -> None:
         """Refuses a search whose trials would be called as jobs are that are here already."""
-        taken = [path for path in self.runs.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdecimal()]
+        own = re.compile(re.escape(name) + r"-\d+(-\d+)?")  # the second number is a member's
+        taken = [path for path in self.runs.glob(f"{name}-*") if own.fullmatch(path.name)]
         if taken:
             raise UserError(
                 f"there is a job {min(taken).name} already, in {min(taken)}, and the trials of {name} would have "

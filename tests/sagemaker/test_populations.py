@@ -260,5 +260,5 @@ def test_a_jobs_members_are_trials_whatever_it_left():
     assert leaderboard.page(tuning, trials).count("<figure>") == 2  # over time, against lookback
     assert "longest_lookback" not in settings_of_member(record["HyperParameters"], trials, 3)
     failed = population_of(record | {"TrainingJobStatus": "Failed", "FailureReason": "why"}, metrics)[1]
-    assert {trial["FailureReason"] for trial in failed} == {"why"}
+    assert {(trial["FailureReason"], trial["Kept"]) for trial in failed} == {("why", False)}
     assert population_of(record, {})[1] == []

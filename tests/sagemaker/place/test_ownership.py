@@ -40,6 +40,13 @@ def test_a_search_refuses_names_that_a_job_of_the_users_has(launch):
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
 
 
+def test_a_search_refuses_the_names_that_its_members_would_have(tmp_path):
+    (tmp_path / "S-001-3").mkdir()
+    with pytest.raises(UserError, match="there is a job S-001-3 already"):
+        LocalPlace(tmp_path).start_tuning({"HyperParameterTuningJobName": "S"}, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["S-001-3"]
+
+
 def test_a_search_that_meets_a_job_of_the_users_leaves_it_alone(launch):
     launch("tune", *launch.stub, *SLOW, "--name", "S", "--max-jobs", 2, "--detach")
     launch.wait_for(lambda: b"epoch=1/" in (launch.runs / "S-001" / "job.log").read_bytes())

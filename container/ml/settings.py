@@ -59,10 +59,27 @@ def _setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _same_rows(settings: "Settings") -> bool:
+    """Whether the rows are those of another lookback than the job's own."""
+    return bool(settings.longest_lookback)
+
+
 def _cosine(settings: "Settings") -> bool:
     """Whether the learning rate falls as a cosine, which depends on how many epochs it falls in."""
     return settings.schedule == "cosine"
 
+
+# What the networks of a population may differ in: settings that leave the loop over steps as it is.
+VARIED = (
+    "lookback",
+    "nodes",
+    "dropout",
+    "learning_rate",
+    "weight_decay",
+    "label_smoothing",
+    "warmup_steps",
+    "seed",
+)
 
 MAX_GAP = "4d"  # a weekend or a night is bridged, a hole of weeks is not
 
@@ -103,6 +120,13 @@ class Settings:
         "prices in a window, the predicted minute included",
         interval="[2, 100000]",
         scaling="Logarithmic",
+    )
+    longest_lookback: int = _setting(
+        0,
+        "use the rows as if lookback were this, so that models of several lookbacks are trained and judged on the same "
+        "rows; 0: as lookback says",
+        interval="[0, 100000]",
+        changes_weights=_same_rows,
     )
     horizon: int = _setting(
         300,
@@ -187,6 +211,30 @@ class Settings:
         "auto",
         "of the multiplications; auto takes what the hardware multiplies fastest",
         choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    # The population
+    population: int = _setting(
+        1,
+        "networks trained at once, the best of which is kept; their settings are drawn from ranges",
+        interval="[1, 1024]",
+        changes_weights=False,
+    )
+    ranges: str = _setting(
+        "",
+        "what the networks of a population differ in, as SageMaker's ParameterRanges in JSON; any of "
+        f"{', '.join(VARIED)}",
+        changes_weights=False,
+    )
+    points: str = _setting(
+        "",
+        "in place of population and ranges: the settings of each network, a JSON list of objects of name and value",
+        changes_weights=False,
+    )
+    halving: float = _setting(
+        1.0,
+        "after each of the first epochs keep the best 1/halving of a population and train on with those; 1: all",
+        interval="[1, 1024]",
+        changes_weights=False,
     )
     # The data
     prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel", changes_weights=False)
@@ -305,6 +353,11 @@ class Settings:
             if changes(self) if callable(changes) else changes:
                 found[field.name] = getattr(self, field.name)
         return found
+
+    @property
+    def rows_lookback(self) -> int:
+        """The lookback that says which rows are trained and judged on."""
+        return max(self.lookback, self.longest_lookback)
 
     @property
     def weights(self) -> int:

@@ -23,18 +23,19 @@ _WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision mult
 _UNIT_OF_EACH_LAYER, _UNIT_OF_ONE_LAYER = 2, 6
 
 
-def needed_memory(settings: Settings, rows: int) -> int:
+def needed_memory(settings: Settings, rows: int, networks: int = 1) -> int:
     """Bytes that training takes beside what the process has before it.
 
     Args:
         settings: the network and the batch.
         rows: of prices to train and to validate on.
+        networks: that are trained at once, each of that size.
     """
-    weights = 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
+    weights = networks * 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
     batch = min(settings.batch_size, rows)
     precision = cpu_precision()[0] if settings.precision == "auto" else settings.precision
     units = settings.nodes * (_UNIT_OF_EACH_LAYER * settings.layers + _UNIT_OF_ONE_LAYER)
-    step = batch * (settings.lookback * _WINDOW_PRICE + units * (4 if precision == "float32" else 2))
+    step = networks * batch * (settings.lookback * _WINDOW_PRICE + units * (4 if precision == "float32" else 2))
     return _PROGRAM + (settings.folds - 1) * _FOLD + rows * _ROW + weights + step
 
 
@@ -84,7 +85,7 @@ def _cgroups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
         yield from ((folder, *names) for folder in sorted(folders | {top}))
 
 
-def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
+def check_memory(settings: Settings, rows: int, reading: int = 0, networks: int = 1) -> None:
     """Refuses a job that the kernel would kill.
 
     Called before prices are read, where their number can be foreseen, and again when they are there.
@@ -93,6 +94,7 @@ def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
         settings: the network and the batch.
         rows: of prices to train and to validate on, known or foreseen.
         reading: bytes that reading them takes for a while; 0: they are read.
+        networks: that are trained at once.
 
     Raises:
         UserError: it needs more memory than there is, with both figures and what to change.
@@ -103,13 +105,14 @@ def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
             f"reading {rows:,} rows of prices needs about {_gb(reading)} of memory and {_gb(max(available, 0))} are "
             f"left of {limit}; use a larger instance, or fewer files"
         )
-    needed = needed_memory(settings, rows)
+    needed = needed_memory(settings, rows, networks)
+    several = f"{networks} networks of " if networks > 1 else ""
     if needed > available:
         raise UserError(
             f"training needs about {_gb(needed)} of memory and {_gb(max(available, 0))} are left of "
-            f"{limit}: {rows:,} rows, {settings.weights:,} weights with {settings.optimizer}, batch_size "
+            f"{limit}: {rows:,} rows, {several}{settings.weights:,} weights with {settings.optimizer}, batch_size "
             f"{settings.batch_size:,} of lookback {settings.lookback:,}; use a larger instance, or a "
-            "smaller batch_size, network or span of dates"
+            f"smaller batch_size, {'population, ' if several else ''}network or span of dates"
         )
 
 

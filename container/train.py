@@ -73,7 +73,8 @@ def main() -> None:
             say("stopped before training began: there is no model")
             return
         folds = folds_of(prices.frame, widest)
-        check_memory(widest, len(prices.frame), networks=max(1, len(members)))
+        lookbacks = len({member.settings.lookback for member in members})
+        check_memory(widest, len(prices.frame), networks=max(1, len(members)), lookbacks=max(1, lookbacks))
         for line in (*prices.lines, described_folds(folds)):
             say(line)
         if members:

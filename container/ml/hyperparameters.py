@@ -283,12 +283,12 @@ def _population_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"hyperparameter halving={given['halving']:g} needs a population, received population=1")
     if several:
         reasons = {
-            "validation_fraction": (given["validation_fraction"] == 0, "chooses its best network on a validation part"),
-            "monitor": (given["monitor"] == "last", "chooses its best network by a metric, val_loss or val_accuracy"),
-            "folds": (given["folds"] > 1, "chooses its best network on one validation part, and a fold would choose "
+            "validation_fraction": (given["validation_fraction"] == 0, "chooses its best member on a validation part"),
+            "monitor": (given["monitor"] == "last", "chooses its best member by a metric, val_loss or val_accuracy"),
+            "folds": (given["folds"] > 1, "chooses its best member on one validation part, and a fold would choose "
                       "another; set folds=1"),
             "precision": (given["precision"] == "float16", "cannot share the loss scale that float16 needs, which one "
-                          "network that diverges would spoil for all; set float32 or bfloat16"),
+                          "member that diverges would spoil for all; set float32 or bfloat16"),
         }  # fmt: skip
         problems.extend(
             f"a population {why}, received {name}={given[name]}" for name, (wrong, why) in reasons.items() if wrong

@@ -93,13 +93,13 @@ def parse_ranges(text: str, parse: Parse) -> list[Range]:
 
 
 def refuse_shared(name: str) -> None:
-    """Refuses a setting that is one value for all networks of a population.
+    """Refuses a setting that is one value for all members of a population.
 
     Raises:
         UserError: it is one, or none at all.
     """
     if name not in VARIED:
-        what = "is one value for all networks of a population" if name in SETTINGS else "is unknown"
+        what = "is one value for all members of a population" if name in SETTINGS else "is unknown"
         raise UserError(f"hyperparameter {name} {what}; they may differ in {', '.join(VARIED)}")
 
 

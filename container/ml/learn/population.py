@@ -46,6 +46,9 @@ class PopulationTrainer:
         train: the training windows, of the longest lookback.
         validation: the validation windows, likewise, in the order of time.
         halving: after each of the first epochs the best 1/halving are kept; 1: all.
+
+    Attributes:
+        progress: where the training is.
     """
 
     def __init__(
@@ -60,14 +63,15 @@ class PopulationTrainer:
         self._shared, self._halving = members[0].settings, halving  # whose epochs, monitor and so on are everybody's
         lookbacks = [member.settings.lookback for member in members]
         self._widest = train.lookback_period, max(member.settings.nodes for member in members)
-        self._windows, self._held_out = (
-            StackedWindows(sequence, lookbacks, instance.precision, self._shared.centred)
-            for sequence in (train, validation)
-        )
-        self._progress = PopulationProgress.begun(
+        with instance.strategy.scope():
+            self._windows, self._held_out = (
+                StackedWindows(sequence, lookbacks, instance.precision, self._shared.centred)
+                for sequence in (train, validation)
+            )
+        self.progress = PopulationProgress.begun(
             len(members), one_program=instance.one_program, hardware=instance.hardware
         )
-        self._stack(self._progress.stacked)
+        self._stack(self.progress.stacked)
         self._best = [np.zeros(variable.shape, np.float32) for variable in self._steps.variables]
         self._running = False  # whether that has been told
 
@@ -96,7 +100,7 @@ class PopulationTrainer:
             limits = self._limits()
             if found := checkpoints.load(identity, limits.check, limits.largest()):
                 self._restore(found, report)
-        progress = self._progress
+        progress = self.progress
 
         def checkpoint():
             self._instance.keep_programs()
@@ -127,13 +131,13 @@ class PopulationTrainer:
         nan where a network has none.
         """
         everyone = list(range(len(self._members)))
-        if self._progress.stacked != everyone:
+        if self.progress.stacked != everyone:
             self._stack(everyone)
         for variable, best in zip(self._steps.variables, self._best, strict=True):
             variable.assign(best)
-        self._progress.stacked = everyone
+        self.progress.stacked = everyone
         found = self._loop.predict(self._validation_order)
-        found[:, [not epoch for epoch in self._progress.best_epochs]] = np.nan
+        found[:, [not epoch for epoch in self.progress.best_epochs]] = np.nan
         return found
 
     @property
@@ -152,7 +156,7 @@ class PopulationTrainer:
             train=self._windows,
             validation=self._held_out,
         )
-        if not self._progress.one_program:
+        if not self.progress.one_program:
             widest = dataclasses.replace(self._shared, lookback=self._widest[0], nodes=self._widest[1])
             self._loop: Loop = Pieces(self._steps, widest, self._instance)
             return
@@ -166,18 +170,18 @@ class PopulationTrainer:
 
     def _train_epoch(self, stop: Callable[[], bool], saver: CheckpointSaver, report: Report) -> bool:
         """Trains the rest of an epoch. Returns whether it was finished; else the process was asked to end."""
-        for _ in self._epoch_parts():
+        for _ in self.epoch_parts():
             if not self._running:
-                report(f"running: step {self._progress.step} of {len(self._train)} done")
+                report(f"running: step {self.progress.step} of {len(self._train)} done")
                 self._running = True
             if stop():
                 return False
             saver.save()
         return not stop()
 
-    def _epoch_parts(self) -> Iterator[None]:
+    def epoch_parts(self) -> Iterator[None]:
         """Runs the rest of an epoch in calls of many steps, yielding after each."""
-        progress, steps = self._progress, len(self._train)
+        progress, steps = self.progress, len(self._train)
         seeds, layers = self._steps.seeds, self._shared.layers
         orders = np.stack([self._train.order(progress.epoch, seed) for seed in seeds], axis=1)
         keys = np.stack([dropout_keys(seed, progress.epoch, steps, layers) for seed in seeds], axis=2)
@@ -198,7 +202,7 @@ class PopulationTrainer:
 
     def _end_epoch(self, report: Report, scalars: Sequence[ScalarLog]) -> None:
         """Closes an epoch: the networks' metrics kept, those of the best so far printed, and who leaves has left."""
-        progress = self._progress
+        progress = self.progress
         finite = self._finite_weights()
         order = self._validation_order
         measured = self._loop.measure(order)
@@ -235,7 +239,7 @@ class PopulationTrainer:
 
     def _let_leave(self, report: Report) -> None:
         """Notes which networks are trained no more after an epoch, and why."""
-        progress, patience = self._progress, self._shared.patience
+        progress, patience = self.progress, self._shared.patience
         for number in progress.trained:
             if not math.isfinite(progress.histories[number][-1]["loss"]):
                 progress.statuses[number] = DIVERGED
@@ -253,13 +257,13 @@ class PopulationTrainer:
 
     def _shrink(self) -> None:
         """Makes smaller arrays of those that are still trained, where that is worth its compilation."""
-        trained, stacked = self._progress.trained, self._progress.stacked
+        trained, stacked = self.progress.trained, self.progress.stacked
         if not trained or len(trained) > _SHRINK_AT * len(stacked):
             return
         rows = [stacked.index(number) for number in trained]
         before = self._values()
         self._stack(trained)
-        self._progress.stacked = trained
+        self.progress.stacked = trained
         self._assign({name: values[rows] if values.ndim == 3 else values for name, values in before.items()})
 
     def _finite_weights(self) -> np.ndarray:
@@ -275,7 +279,7 @@ class PopulationTrainer:
         """Keeps the weights of now as the best of some networks."""
         if not networks:
             return
-        places = [self._progress.stacked.index(number) for number in networks]
+        places = [self.progress.stacked.index(number) for number in networks]
         for best, variable in zip(self._best, self._steps.variables, strict=True):
             best[list(networks)] = np.asarray(variable.value)[places]
 
@@ -283,14 +287,14 @@ class PopulationTrainer:
         """Networks by the monitored metric of their best epoch, the best first."""
 
         def place(number: int) -> tuple[float, int]:
-            epoch = self._progress.best_epochs[number]
-            best = self._progress.histories[number][epoch - 1] if epoch else {}
+            epoch = self.progress.best_epochs[number]
+            best = self.progress.histories[number][epoch - 1] if epoch else {}
             return badness(best, self._shared.monitor), number
 
         return sorted(networks, key=place)
 
     def _result(self, number: int) -> MemberResult:
-        progress, member = self._progress, self._members[number]
+        progress, member = self.progress, self._members[number]
         best_epoch = progress.best_epochs[number]
         return MemberResult(
             member=member,
@@ -318,12 +322,12 @@ class PopulationTrainer:
 
     def _checkpoint(self, identity: dict[str, Any]) -> Checkpoint:
         arrays = self._values() | {f"best_{i}": best for i, best in enumerate(self._best)}
-        return Checkpoint(identity, dataclasses.asdict(self._progress), arrays)
+        return Checkpoint(identity, dataclasses.asdict(self.progress), arrays)
 
     def _restore(self, checkpoint: Checkpoint, report: Report) -> None:
         """Goes on from a checkpoint that `PopulationLimits.check` let pass."""
-        before, self._progress = self._progress, PopulationProgress(**checkpoint.progress)
-        progress, instance = self._progress, self._instance
+        before, self.progress = self.progress, PopulationProgress(**checkpoint.progress)
+        progress, instance = self.progress, self._instance
         report(f"resuming in epoch {progress.epoch + 1} at step {progress.step} from a checkpoint")
         if progress.hardware != instance.hardware:
             report(

@@ -66,7 +66,7 @@ def train_members(
 
     if instance.precision == "float16":
         raise UserError(
-            "a population cannot share the loss scale that float16 needs, which one network that diverges would spoil "
+            "a population cannot share the loss scale that float16 needs, which one member that diverges would spoil "
             "for all; set precision=float32"
         )
     shared = members[0].settings

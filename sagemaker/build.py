@@ -6,11 +6,14 @@ from typing import Any
 
 from console import remark
 from instances import has_local_disk, instance_types
+from members import population_of, settings_of_member
 from ml.errors import UserError
 from ml.metrics import metric_definitions
 from ml.settings import SETTINGS
 from place import inputs
 from place.base import Place
+from place.find import find_job
+from place.outcome import read_metrics
 from request import (
     PLACEHOLDER_ACCOUNT,
     TRAINING,
@@ -27,6 +30,20 @@ from request import (
 from rules import refuse_wrong_types
 from yaml_files import read_yaml
 
+# What a job that trains a member by itself has from the job that trained it with others.
+_OF_A_MEMBER = (
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "EnableInterContainerTrafficEncryption",
+    "Environment",
+    "VpcConfig",
+)
+
 _SAMPLE_ROWS = {TRAINING: 100_000, TUNING: 30_000}
 
 
@@ -41,9 +58,29 @@ def build_training_request(path: Path, options: dict[str, Any], place: Place) ->
     Raises:
         UserError: the file or a channel's path is wrong.
     """
-    request = read_request(path, TRAINING)
+    request = _member_request(options) if options.get("member") else read_request(path, TRAINING)
     complete_request(request, options, place)
     return request
+
+
+def _member_request(options: dict[str, Any]) -> dict[str, Any]:
+    """The request that trains a member of a population by itself, on the data and in the image of its job.
+
+    Raises:
+        UserError: there is no such member.
+    """
+    name = options["member"]
+    job = find_job(name, options["runs"], options["region"])
+    if job.tuning or job.member is None:
+        raise UserError(f"{name} is a {job.kind} of its own; --member takes a member of a population, such as JOB-0")
+    record = job.describe()
+    _, members = population_of(record, read_metrics(job.place.collect(job.name) / "model"))
+    if job.member >= len(members):
+        raise UserError(f"the settings of {name} are not known before {job.name} ends")
+    request = {key: record[key] for key in _OF_A_MEMBER if key in record}
+    request["StoppingCondition"].pop("MaxWaitTimeInSeconds", None)  # of spot instances, which --spot asks for
+    parameters = settings_of_member(record["HyperParameters"], members, job.member)
+    return {"TrainingJobName": name, "HyperParameters": parameters, **request}
 
 
 def build_tuning_request(path: Path, options: dict[str, Any], place: Place) -> tuple[dict[str, Any], str]:
@@ -140,6 +177,7 @@ def _set_resources(request: dict[str, Any], options: dict[str, Any]) -> None:
         (job, "RoleArn", options["role"]),
         (algorithm, "TrainingImage", options["image"]),
         (resources, "InstanceType", options["instance_type"]),
+        (resources, "InstanceCount", options["instance_count"]),
         (resources, "VolumeSizeInGB", options["volume_size"]),
         (resources, "KeepAlivePeriodInSeconds", options["keep_alive"]),
         (results, "KmsKeyId", options["kms_key"]),
@@ -218,6 +256,8 @@ def _use_sample_market(request: dict[str, Any], options: dict[str, Any]) -> None
     if "prices_db" in parameters or training_part(request).get("InputDataConfig"):
         return
     count = options.get("sample_instruments", 1)
+    if has_own_script(request) and options["sample_rows"] is None and count == 1:  # which gets only what was given
+        return
     url, key = inputs.sample_market(options["runs"], rows, count, write=not options["dry_run"])
     what = (
         f"{count:,} simulated markets of {rows:,} minutes each stand"

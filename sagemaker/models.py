@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from archive import unpack
+from members import member_name
 from ml.errors import UserError
 from ml.settings import SETTINGS, Settings
+from place.base import Job
+from place.outcome import read_metrics
 
 ARCHIVE = "model.tar.gz"  # what SageMaker and the local modes of its SDKs make of model/
 
@@ -42,6 +45,24 @@ def model_files(path: Path) -> Iterator[Path]:
             yield Path(folder)
     else:
         raise UserError(f"there is no model at {path}: no folder and no {ARCHIVE}")
+
+
+def collect_model(job: Job) -> Path:
+    """The folder of a finished job, with its model in model/.
+
+    Raises:
+        UserError: a member of a population is meant, and the job kept another's model.
+    """
+    folder = job.place.collect(job.name)
+    kept = read_metrics(folder / "model").get("member")
+    if job.member is None or kept == job.member:
+        return folder
+    name = member_name(job.name, job.member)
+    best = f", {member_name(job.name, kept)}, alone" if isinstance(kept, int) else " alone, once it ends"
+    raise UserError(
+        f"{name} has no model: {job.name} trained it with others and keeps the model of the best{best}; this trains "
+        f"it by itself: python sagemaker/launch.py train --on {job.place.name} --member {name}"
+    )
 
 
 def find_h5_file(folder: Path, model_key: str) -> Path:

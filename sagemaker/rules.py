@@ -13,7 +13,7 @@ from request import (
     at_job,
     at_parameters,
     entries,
-    has_own_script,
+    host_names,
     hyperparameters_of,
     mapping,
     training_part,
@@ -46,12 +46,12 @@ class WrongRequest(UserError):
         super().__init__("; ".join(self.problems))
 
 
-def check(request: dict[str, Any], problems_of_place: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+def check(request: dict[str, Any], *others: Callable[[dict[str, Any]], Iterator[str]]) -> None:
     """Refuses a request that AWS, the job or the place would refuse.
 
     Args:
         request: complete, as it would be sent.
-        problems_of_place: what a place refuses on its own account (`Place.problems_with`).
+        *others: what else refuses requests, such as a place on its own account (`Place.problems_with`).
 
     Raises:
         WrongRequest: with every problem.
@@ -61,7 +61,8 @@ def check(request: dict[str, Any], problems_of_place: Callable[[dict[str, Any]],
     if not any(problem.wrong_type for problem in found):  # the rules count on the types
         for rule in _RULES:
             problems += rule(request)
-        problems += problems_of_place(request)
+        for problems_with in others:
+            problems += problems_with(request)
     if problems:
         raise WrongRequest(list(dict.fromkeys(problems)))
 
@@ -95,11 +96,6 @@ def problems_on_this_machine(request: dict[str, Any]) -> Iterator[str]:
     ):
         if value:
             yield f"{where}: only SageMaker does it, received {short(value)}; remove it or give --on aws"
-    if has_own_script(request) and resources.get("InstanceCount", 1) > 1:
-        yield (
-            f"{at}ResourceConfig.InstanceCount: this machine is one host, received {resources['InstanceCount']}; "
-            "set it to 1 or give --on aws"
-        )
 
 
 def _channel_on_this_machine(job: dict[str, Any], channel: dict[str, Any], at: str) -> Iterator[str]:
@@ -113,6 +109,8 @@ def _channel_on_this_machine(job: dict[str, Any], channel: dict[str, Any], at: s
     elif kind != "S3Prefix" or "HubAccessConfig" in source:
         what = f"S3DataType {kind}" if kind != "S3Prefix" else "HubAccessConfig"
         yield f"{at}: {what} is read on aws alone; name the files' prefix as an S3Prefix, or give --on aws"
+    elif source.get("S3DataDistributionType") == "ShardedByS3Key" and len(host_names(job)) > 1:
+        yield f"{at}: only SageMaker deals the files out among hosts (ShardedByS3Key); give FullyReplicated or --on aws"
     elif mode == "Pipe":
         yield f"{at}: must be File or FastFile on this machine, received InputMode {mode!r}; or give --on aws"
 

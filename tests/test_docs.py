@@ -23,11 +23,16 @@ PAGES = [
 
 # The form of a command: the test that runs it, or in a sentence why none does.
 COMMANDS = {
+    r"launch train .*-count .*--on docker": "tests/sagemaker/place/test_hosts_in_docker.py::test_containers_find_each",
+    r"launch logs .*--host": "tests/sagemaker/place/test_hosts_here.py::test_the_first_hosts_log_is_followed",
     r"launch train .*--on docker": "tests/sagemaker/place/test_docker.py::test_a_job_sees_and_leaves_the_same",
     r"launch train .*--on aws .*--dry-run": "tests/sagemaker/test_alone.py::test_requests_are_built_and_checked",
     r"launch train .*--on aws": "tests/sagemaker/place/test_aws.py::test_train_sends_the_request_uploads_the_prices",
+    r"launch train --member": "tests/sagemaker/test_packs.py::test_a_member_that_is_not_its_jobs_best_has_no",
     r"launch train --help": "tests/sagemaker/test_launch.py::test_every_command_has_help",
     r"launch train": "tests/sagemaker/test_launch.py::test_a_job_runs_and_leaves_what_sagemaker_would",
+    r"launch tune .*--pack": "tests/sagemaker/test_packs.py::test_a_trial_is_a_member_of_its_job",
+    r"launch tune .*--in-one-job": "tests/sagemaker/place/test_aws.py::test_in_one_job_a_tuning_request_is_a",
     r"launch tune --resume": "tests/sagemaker/test_search.py::test_ctrl_c_stops_the_search_and_resume_goes_on",
     r"launch tune": "tests/sagemaker/test_search.py::test_a_search_finds_the_optimum_and_says_so_everywhere",
     r"launch (status|list|stop|logs) [A-Z]|launch list": "tests/sagemaker/test_launch.py::test_a_detached_job_is",

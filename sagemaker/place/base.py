@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from members import ALONE, Pack
 from ml.errors import UserError
+from request import FIRST_HOST
 
 Record = dict[str, Any]  # what SageMaker's Describe call answers for a job
 FINAL = ("Completed", "Failed", "Stopped")  # statuses of jobs that have ended
@@ -108,12 +110,13 @@ class Place(Protocol):
         """
         ...
 
-    def lines(self, name: str, *, follow: bool) -> Iterator[str]:
-        """The lines of a training job's log, or of a tuning job's where the place has its own search.
+    def lines(self, name: str, *, follow: bool, host: str = FIRST_HOST) -> Iterator[str]:
+        """The lines of a training job's log on a host, or of a tuning job's where the place has its own search.
 
         Args:
             name: the job's.
             follow: whether to wait for further lines until the job ends.
+            host: algo-1, algo-2, ...; of a training job.
         """
         ...
 
@@ -129,12 +132,13 @@ class Place(Protocol):
         """The training and tuning jobs of the place, the newest first; trials are not among them."""
         ...
 
-    def start_tuning(self, request: Record, model_db: str) -> str:
+    def start_tuning(self, request: Record, model_db: str, pack: Pack = ALONE) -> str:
         """Starts a tuning job from a checked CreateHyperParameterTuningJob request; returns its name.
 
         Args:
             request: the request.
             model_db: where `publish --best` publishes to; kept where the place has its own search.
+            pack: how trials are trained together; in jobs of several only where the place has its own search.
         """
         ...
 
@@ -165,11 +169,16 @@ class Place(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A training or tuning job in its place."""
+    """A training or tuning job in its place.
+
+    Attributes:
+        member: the number of the network that is meant, where the job trains a population and one was named.
+    """
 
     place: Place
     name: str
     tuning: bool
+    member: int | None = None
 
     @property
     def kind(self) -> str:

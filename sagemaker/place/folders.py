@@ -1,6 +1,6 @@
 """Jobs on this machine as they lie on disk: a folder each, with a record and a log. Reading only.
 
-A job's folder is laid out like /opt/ml, with its record and log beside that.
+A job's folder is laid out like /opt/ml, with its record and log beside that, and its other hosts' in hosts/.
 """
 
 import math
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from members import SUMMARISED, count_members, trials_of_members
 from ml.errors import UserError
 from place.base import FINAL, Listing, NoSuchJob, status_of
-from place.engine import EngineSilent, running_containers
-from place.outcome import measured_values, outcome_of
+from place.engine import EngineSilent, remove_all, running_containers
+from place.hosts import folder_of_host
+from place.outcome import measured_values, outcome_of, read_metrics
 from place.record import (
     LOG,
     RECORD,
@@ -23,18 +25,9 @@ from place.record import (
     metrics_in,
     read_record,
 )
-from request import objective_of, ranges_of
+from request import FIRST_HOST, objective_of, ranges_of
 
 POLL_SECONDS = 0.2
-
-_SUMMARISED = (
-    "TrainingJobName",
-    "TrainingJobStatus",
-    "CreationTime",
-    "TrainingStartTime",
-    "TrainingEndTime",
-    "FailureReason",
-)
 
 
 class JobFolders:
@@ -61,7 +54,7 @@ class JobFolders:
     def describe(self, name: str) -> dict[str, Any]:
         """A training job's record. Where its runner was killed, the job's own word counts, and the engine's.
 
-        A job that left no word and of which nothing runs is Failed.
+        A job that left no word and of which nothing runs is Failed. What it left in the engine is removed.
 
         Raises:
             NoSuchJob: there is none.
@@ -74,6 +67,7 @@ class JobFolders:
         try:
             if running_containers(record):
                 return record
+            remove_all(record)  # the hosts' network, which its runner did not
         except EngineSilent as silence:
             why = f"{why}; whether its container runs is not known ({silence})"
         return record | (
@@ -128,10 +122,11 @@ class JobFolders:
             records.sort(key=lambda record: str(record["CreationTime"]), reverse=True)
         return Listing(found[RECORD], found[TUNING_RECORD], damaged)
 
-    def lines(self, name: str, *, follow: bool) -> Iterator[str]:
-        """The lines of a training or tuning job's log; with `follow`, until it ends."""
+    def lines(self, name: str, *, follow: bool, host: str = FIRST_HOST) -> Iterator[str]:
+        """The lines of a tuning job's log, or of a training job's on a host; with `follow`, until it ends."""
         tuning = self.has_tuning(name)
-        path = self.folder(name) / (TUNING_LOG if tuning else LOG)
+        folder = self.folder(name)
+        path = folder / TUNING_LOG if tuning else folder_of_host(folder, host) / LOG
         describe = self.describe_tuning if tuning else self.describe
         rest = b""
         position = 0
@@ -173,8 +168,6 @@ class JobFolders:
         The objective of a running trial is its latest value. A trial whose record is damaged is Failed.
         """
         tuning = read_record(self.folder(name) / TUNING_RECORD)
-        metric, _ = objective_of(tuning)
-        tuned = [entry["Name"] for _, entry in ranges_of(tuning)]
         found = []
         for path in sorted(self.runs.glob(f"{name}-*/{RECORD}")):
             try:
@@ -185,12 +178,25 @@ class JobFolders:
                 continue
             if not is_trial_of(record, tuning):
                 continue
-            trial = {key: record[key] for key in _SUMMARISED if key in record}
-            trial["TunedHyperParameters"] = {key: record["HyperParameters"][key] for key in tuned}
+            found += self.trials_of(record, tuning)
+        return found
+
+    def trials_of(self, record: dict[str, Any], tuning: dict[str, Any]) -> list[dict[str, Any]]:
+        """The trials that a job of a tuning job trains: itself, or the members of its population."""
+        metric, _ = objective_of(tuning)
+        parameters, summary = record["HyperParameters"], {key: record[key] for key in SUMMARISED if key in record}
+        if tuning.get("Pack", 1) > 1 and count_members(parameters) > 1:
+            metrics = read_metrics(self.folder(record["TrainingJobName"]) / "model")
+            found = trials_of_members(summary, parameters, metrics, metric)
+        else:
             values = self.metric_values(record, metric)
             if values and math.isfinite(values[-1]):
-                trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": values[-1]}
-            found.append(trial)
+                summary["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": values[-1]}
+            found = [summary]
+        names = [entry["Name"] for _, entry in ranges_of(tuning)]
+        for trial in found:
+            values = parameters | trial.get("TunedHyperParameters", {})
+            trial["TunedHyperParameters"] = {name: values[name] for name in names}
         return found
 
 

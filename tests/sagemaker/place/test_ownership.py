@@ -40,6 +40,13 @@ def test_a_search_refuses_names_that_a_job_of_the_users_has(launch):
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
 
 
+def test_a_search_refuses_the_names_that_its_members_would_have(tmp_path):
+    (tmp_path / "S-001-3").mkdir()
+    with pytest.raises(UserError, match="there is a job S-001-3 already"):
+        LocalPlace(tmp_path).start_tuning({"HyperParameterTuningJobName": "S"}, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["S-001-3"]
+
+
 def test_a_search_that_meets_a_job_of_the_users_leaves_it_alone(launch):
     launch("tune", *launch.stub, *SLOW, "--name", "S", "--max-jobs", 2, "--detach")
     launch.wait_for(lambda: b"epoch=1/" in (launch.runs / "S-001" / "job.log").read_bytes())
@@ -99,7 +106,7 @@ def test_a_process_that_does_not_hold_the_jobs_lock_gets_no_signal(tmp_path):
     (tmp_path / JOB_LOCK).touch()
     other = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        signal_job({"JobPid": other.pid}, signal.SIGKILL, tmp_path / JOB_LOCK)
+        signal_job({"Hosts": [{"HostName": "algo-1", "JobPid": other.pid}]}, signal.SIGKILL, tmp_path / JOB_LOCK)
         time.sleep(0.2)
         assert other.poll() is None
     finally:
@@ -214,8 +221,7 @@ def started(launch, tmp_path, monkeypatch):
     def start(text, **limits):
         (tmp_path / "script.py").write_text(text)
         place = LocalPlace(launch.runs)
-        command = {"Command": [sys.executable, str(tmp_path / "script.py")], "CommandEnvironment": {}}
-        monkeypatch.setattr(place, "_command", lambda *_: command)
+        monkeypatch.setattr(place, "_command", lambda *_: ([sys.executable, str(tmp_path / "script.py")], {}))
         place.start(
             {
                 "TrainingJobName": "one",

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/support"))
 import numpy as np
 
 from ml.learn.members import best_first, members_of
-from populations import fit_population
+from small_populations import fit_population
 from trainings import REGULARISED, fit, hide_gpus, without_speed
 
 MEMBERS = 64

@@ -10,7 +10,7 @@ from ml.errors import UserError
 from ml.learn.checkpoints import CheckpointFolder
 from ml.learn.members import best_first
 from ml.learn.optimizer import StackedRates, learning_rate
-from populations import POINTS, fit_population, members_at
+from small_populations import POINTS, fit_population, members_at
 from trainings import REGULARISED, SMALL, Stop, cpu, fit, sequence_of, without_speed
 
 
@@ -137,6 +137,15 @@ def test_a_member_that_diverges_leaves_and_the_others_go_on():
     assert np.isnan(probabilities[:, 2]).all() and np.isfinite(np.delete(probabilities, 2, axis=1)).all()
 
 
+def test_start_rows_may_be_too_many_for_32_bits_in_training_alone(monkeypatch):
+    members = members_at([{}, {"lookback": 13}], dataclasses.replace(REGULARISED, epochs=1))
+    _, expected, _ = fit_population(members)
+    monkeypatch.setattr("ml.train_sequence._INT32_ROWS", 1000)  # of 1,500 to train on and 400 to validate on
+    trainer, results, _ = fit_population(members)
+    assert trainer._steps.start_type == trainer._windows.start_type == np.int64 != trainer._held_out.start_type
+    assert same_results(results, expected)
+
+
 def test_a_population_of_which_all_diverge_is_told():
     with pytest.raises(UserError, match="training diverged: .* for every member of the population"):
         fit_population(members_at([DIVERGES, DIVERGES | {"seed": 2}], DIVERGING))
@@ -259,7 +268,7 @@ sys.path[:0] = sys.argv[1:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from populations import fit_population, members_at
+from small_populations import fit_population, members_at
 from trainings import cpu, hide_gpus, without_speed
 hide_gpus()
 for count in (1, 2):

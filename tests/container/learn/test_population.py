@@ -74,6 +74,13 @@ def test_the_rates_of_members_are_those_of_their_own_jobs(schedule):
             assert float(rates(step)[member.number, 0, 0]) == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
+def test_a_population_may_be_of_one_member():
+    (member,) = members_at([{"seed": 7}])
+    trainer, (result,), _ = fit_population([member], halving=2)
+    assert result.status == "Completed" and trainer.probabilities().shape == (381, 1)
+    np.testing.assert_allclose(numbers(result.history), numbers(fit(member.settings)[1].history), rtol=0, atol=1e-5)
+
+
 def test_what_members_are_filled_up_with_stays_zero(together):
     trainer, _, _ = together
     kernel = trainer._best[0]

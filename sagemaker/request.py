@@ -20,6 +20,20 @@ PLACEHOLDER_ACCOUNT = "111122223333"
 # S3's rule; upper case and underscores are of buckets made before 2018.
 _BUCKET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
+# What says where and on what a job runs, whatever it trains; checkpoints are a job's own.
+JOB_PARTS = (
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "EnableInterContainerTrafficEncryption",
+    "Environment",
+    "VpcConfig",
+)
+
 RANGE_KINDS = {"IntegerParameterRanges": int, "ContinuousParameterRanges": float, "CategoricalParameterRanges": str}
 
 

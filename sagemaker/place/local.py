@@ -17,26 +17,13 @@ from place.base import FINAL, NoSuchJob, Upload
 from place.folders import POLL_SECONDS, is_trial_of
 from place.record import JOB_LOCK, LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
 from place.tuning import TuningFolders, spawn
-from request import local_paths, name_of, s3_sources
+from request import JOB_PARTS, local_paths, name_of, s3_sources
 
 _RUNNER = Path(__file__).resolve().with_name("runner.py")
 _CONTAINER = _RUNNER.parents[2] / "container"
 
 # What DescribeTrainingJob repeats of its request.
-_DESCRIBED = (
-    "HyperParameters",
-    "AlgorithmSpecification",
-    "RoleArn",
-    "InputDataConfig",
-    "OutputDataConfig",
-    "ResourceConfig",
-    "StoppingCondition",
-    "EnableNetworkIsolation",
-    "CheckpointConfig",
-    "Environment",
-    "TuningJobName",
-    "SearchId",
-)
+_DESCRIBED = ("HyperParameters", *JOB_PARTS, "CheckpointConfig", "TuningJobName", "SearchId")
 
 
 class LocalPlace(TuningFolders):

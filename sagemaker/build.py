@@ -164,6 +164,7 @@ def _set_resources(request: dict[str, Any], options: dict[str, Any]) -> None:
         (job, "RoleArn", options["role"]),
         (algorithm, "TrainingImage", options["image"]),
         (resources, "InstanceType", options["instance_type"]),
+        (resources, "InstanceCount", options["instance_count"]),
         (resources, "VolumeSizeInGB", options["volume_size"]),
         (resources, "KeepAlivePeriodInSeconds", options["keep_alive"]),
         (results, "KmsKeyId", options["kms_key"]),
@@ -242,6 +243,8 @@ def _use_sample_market(request: dict[str, Any], options: dict[str, Any]) -> None
     if "prices_db" in parameters or training_part(request).get("InputDataConfig"):
         return
     count = options.get("sample_instruments", 1)
+    if has_own_script(request) and options["sample_rows"] is None and count == 1:  # which gets only what was given
+        return
     url, key = inputs.sample_market(options["runs"], rows, count, write=not options["dry_run"])
     what = (
         f"{count:,} simulated markets of {rows:,} minutes each stand"

@@ -90,7 +90,7 @@ def line_and_code(error: BaseException, folders: Iterable[Path] = ()) -> tuple[s
         return "", BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
-    told = _mendable(error, folders)
+    told = mendable(error, folders)
     code = MENDABLE
     if told is None:
         told, code = _our_fault(error), OUR_FAULT
@@ -98,7 +98,7 @@ def line_and_code(error: BaseException, folders: Iterable[Path] = ()) -> tuple[s
     return redacted(printable("; ".join([f"error: {told}", *notes]))), code
 
 
-def _mendable(error: BaseException, folders: Iterable[Path]) -> str | None:
+def mendable(error: BaseException, folders: Iterable[Path] = ()) -> str | None:
     """What a user can mend and how; None where it is a fault of this program."""
     if isinstance(error, UserError):
         return str(error)
@@ -108,7 +108,7 @@ def _mendable(error: BaseException, folders: Iterable[Path]) -> str | None:
         cause = (
             error.last_exception if isinstance(error, RetriesExceededError) else error.__cause__ or error.__context__
         )
-        reason = _mendable(cause, folders) if isinstance(cause, Exception) else None
+        reason = mendable(cause, folders) if isinstance(cause, Exception) else None
         return reason or _cut(error)
     if isinstance(error, aws.BotoCoreError):
         remedy = next((remedy for kinds, remedy in _BY_CLASS if isinstance(error, kinds)), "")
@@ -130,8 +130,10 @@ def _aws_refusal(error: aws.ClientError) -> str:
     if not remedy and status >= 500:
         remedy = "AWS has a fault; try again later"
     of = f" ({answer['BucketName']})" if answer.get("BucketName") else ""
-    text = _cut(answer.get("Message") or code).rstrip(".")
-    return f"AWS refused {error.operation_name}: {code}{of}: {text}" + (f"; {remedy}" if remedy else "")
+    text = _cut(answer.get("Message") or "").rstrip(".")
+    # What is not AWS, a proxy for instance, answers without a code and a message.
+    said = ": ".join(filter(None, [code + of, text])) or f"HTTP status {status}"
+    return f"AWS refused {error.operation_name}: {said}" + (f"; {remedy}" if remedy else "")
 
 
 def _of_the_system(error: OSError, folders: Iterable[Path]) -> str:

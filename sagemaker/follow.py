@@ -14,7 +14,7 @@ from rich.live import Live
 import leaderboard
 from console import err, line_printer, out, print_failure, remark, say, table
 from place.base import FINAL, Job, status_of
-from request import objective_of
+from request import FIRST_HOST, objective_of
 from results import print_end_of_tuning, print_training_job, print_tuning_job, write_members
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -97,20 +97,23 @@ def _end_tuning(job: Job, record: dict[str, Any], *, as_json: bool, interrupted:
 
 
 @contextlib.contextmanager
-def log_view(job: Job, console: Console, *, to_end: bool = True) -> Iterator[Callable[[], None]]:
+def log_view(
+    job: Job, console: Console, *, to_end: bool = True, host: str = FIRST_HOST
+) -> Iterator[Callable[[], None]]:
     """The lines of a job's log, each once; on a terminal with the epochs' progress below.
 
     Args:
         job: the job.
         console: where to.
         to_end: whether to wait for the job's end, or to show what there is.
+        host: of a training job, whose log.
     """
     shown = 0
     with line_printer(console) as show:
 
         def show_until_end() -> None:
             nonlocal shown
-            for line in itertools.islice(job.place.lines(job.name, follow=to_end), shown, None):
+            for line in itertools.islice(job.place.lines(job.name, follow=to_end, host=host), shown, None):
                 show(line)
                 shown += 1
 

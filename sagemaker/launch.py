@@ -55,7 +55,7 @@ from populations import pack_problems, train_together
 from predict import predict
 from price_commands import add_price_commands
 from publish import find_best_trial, publish_model, publish_path
-from request import name_of
+from request import FIRST_HOST, host_names, name_of, refuse_unknown_host
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, write_members
 from rules import WrongRequest, check
 from yaml_files import as_yaml
@@ -128,7 +128,10 @@ def train(request_file: Path, **options: Any) -> None:
     place = place_of(options)
     request = build_training_request(request_file, options, place)
     if _check_and_upload(request, place, options):
-        _go_on_with(Job(place, place.start(request), tuning=False), options)
+        job = Job(place, place.start(request), tuning=False)
+        if len(hosts := host_names(request)) > 1:
+            remark(f"{len(hosts)} hosts, {hosts[0]}'s log follows; another's: logs {job.name} --host {hosts[-1]}")
+        _go_on_with(job, options)
 
 
 @main.command(cls=PricesCommand)
@@ -255,18 +258,23 @@ def status(name: str, collect: bool, as_json: bool, **options: Any) -> None:
 @main.command()
 @name_argument
 @click.option("--no-follow", is_flag=True, help="Print what there is and end.")
+@click.option("--host", default=FIRST_HOST, show_default=True, help="Of a job on several hosts: whose log.")
 @on_option
 @place_options
-def logs(name: str, no_follow: bool, **options: Any) -> None:
+def logs(name: str, no_follow: bool, host: str, **options: Any) -> None:
     """Print a job's log and follow it to its end; Ctrl-C leaves the job alone."""
     job = _find_job(name, options)
+    if host != FIRST_HOST:
+        if job.tuning:
+            raise UserError(f"{name} is a tuning job; --host is for a training job, such as one of its trials")
+        refuse_unknown_host(job.describe(), host)
     if job.tuning and not job.place.own_search:  # which keeps no log
         if no_follow:
             print_tuning_job(job, job.describe(), job.trials(), as_json=False)
         else:
             follow(job, leaderboard_view(job, out), interrupt_stops_job=False)
     else:
-        follow(job, log_view(job, out, to_end=not no_follow), interrupt_stops_job=False)
+        follow(job, log_view(job, out, to_end=not no_follow, host=host), interrupt_stops_job=False)
     record = job.describe()
     if status_of(record) == "Failed":
         print_failure(record)

@@ -192,6 +192,12 @@ request_options = _together(
     ),
     # The machine
     click.option("--instance-type", metavar="TYPE", help="Such as ml.g5.xlarge."),
+    click.option(
+        "--instance-count",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Hosts: instances on aws; containers or processes that share this machine elsewhere.",
+    ),
     click.option("--volume-size", type=int, metavar="GB", help="Size of the instance's disk."),
     click.option("--max-runtime", type=int, metavar="SECONDS", help="Stop a job after that long."),
     click.option("--spot", is_flag=True, help="Use spot instances, with checkpoints in the bucket."),

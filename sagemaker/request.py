@@ -11,11 +11,15 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from ml.errors import UserError
+
 TRAINING = "CreateTrainingJob"
 TUNING = "CreateHyperParameterTuningJob"
 
 # What the YAML files ship with: it passes AWS's patterns, and it is nobody's account.
 PLACEHOLDER_ACCOUNT = "111122223333"
+
+FIRST_HOST = "algo-1"  # the one that reports
 
 # S3's rule; upper case and underscores are of buckets made before 2018.
 _BUCKET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
@@ -118,6 +122,31 @@ def s3_sources(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for channel in entries(training_part(request).get("InputDataConfig"))
     }
     return {name: source for name, source in sources.items() if isinstance(source.get("S3Uri"), str)}
+
+
+def host_names(job: dict[str, Any]) -> list[str]:
+    """The hosts of a training job's request or record, algo-1, algo-2, ...; one where it does not say."""
+    resources = mapping(job.get("ResourceConfig"))
+    groups = entries(resources.get("InstanceGroups"))
+    choices = [resources, *entries(resources.get("InstancePreferences"))]
+    count = (
+        sum(group.get("InstanceCount", 0) for group in groups)
+        if groups
+        else resources.get("SelectedInstanceCount")
+        or next((choice["InstanceCount"] for choice in choices if "InstanceCount" in choice), 1)
+    )
+    return [f"algo-{number}" for number in range(1, max(count, 1) + 1)]
+
+
+def refuse_unknown_host(job: dict[str, Any], host: str) -> None:
+    """Refuses the name of a host that a training job does not have.
+
+    Raises:
+        UserError: with the hosts that it has.
+    """
+    if host not in (names := host_names(job)):
+        those = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        raise UserError(f"the job has no host {host!r}; it has {those}")
 
 
 def file_uri(paths: Sequence[Path]) -> str:

@@ -13,7 +13,7 @@ from ml.settings import SETTINGS
 from place.base import Job
 from place.find import job_of_trial
 from place.outcome import read_metrics
-from request import objective_of
+from request import host_names, objective_of
 
 
 def mark_published(folder: Path, metrics: dict[str, Any]) -> None:
@@ -42,11 +42,12 @@ def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdi
         members = {"Members": _members(job, record)[1]} if _is_population(record) else {}
         print_json({**record, **members})
     else:
-        seconds = record.get("TrainingTimeInSeconds")
+        seconds, hosts = record.get("TrainingTimeInSeconds"), len(host_names(record))
         say(
             f"\n{job.name}: {status}"
             + (f" ({secondary})" if secondary not in (status, None) else "")
             + (f" after {seconds} s of training" if seconds is not None else "")
+            + (f" on {hosts} hosts" if hosts > 1 else "")
         )
         if bill := job.place.bill(record):
             say(bill)

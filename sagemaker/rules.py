@@ -13,7 +13,7 @@ from request import (
     at_job,
     at_parameters,
     entries,
-    has_own_script,
+    host_names,
     hyperparameters_of,
     mapping,
     training_part,
@@ -96,11 +96,6 @@ def problems_on_this_machine(request: dict[str, Any]) -> Iterator[str]:
     ):
         if value:
             yield f"{where}: only SageMaker does it, received {short(value)}; remove it or give --on aws"
-    if has_own_script(request) and resources.get("InstanceCount", 1) > 1:
-        yield (
-            f"{at}ResourceConfig.InstanceCount: this machine is one host, received {resources['InstanceCount']}; "
-            "set it to 1 or give --on aws"
-        )
 
 
 def _channel_on_this_machine(job: dict[str, Any], channel: dict[str, Any], at: str) -> Iterator[str]:
@@ -114,6 +109,8 @@ def _channel_on_this_machine(job: dict[str, Any], channel: dict[str, Any], at: s
     elif kind != "S3Prefix" or "HubAccessConfig" in source:
         what = f"S3DataType {kind}" if kind != "S3Prefix" else "HubAccessConfig"
         yield f"{at}: {what} is read on aws alone; name the files' prefix as an S3Prefix, or give --on aws"
+    elif source.get("S3DataDistributionType") == "ShardedByS3Key" and len(host_names(job)) > 1:
+        yield f"{at}: only SageMaker deals the files out among hosts (ShardedByS3Key); give FullyReplicated or --on aws"
     elif mode == "Pipe":
         yield f"{at}: must be File or FastFile on this machine, received InputMode {mode!r}; or give --on aws"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from aws_model import short
-from request import at_job, bucket_name, entries, has_own_script, mapping, training_part
+from request import at_job, bucket_name, entries, has_own_script, host_names, mapping, training_part
 
 
 def input_mode(job: dict[str, Any], channel: dict[str, Any]) -> str:
@@ -57,8 +57,21 @@ def _one_channel(request: dict[str, Any], channel: dict[str, Any], at: str) -> I
     for name in source.get("InstanceGroupNames", []):
         if name not in groups:
             yield f"{at}.InstanceGroupNames: must be names of ResourceConfig.InstanceGroups, received {name!r}"
+    if not has_own_script(request) and len(host_names(job)) > 1:
+        yield from _replication_problems(source, groups, at)
     if not str(source.get("S3Uri", "file:")).startswith("file:"):
         yield from _bucket_problems(source["S3Uri"], f"{at}.S3Uri")
+
+
+def _replication_problems(source: dict[str, Any], groups: set[Any], at: str) -> Iterator[str]:
+    """What keeps a channel's files from some of several hosts."""
+    if source.get("S3DataDistributionType", "FullyReplicated") != "FullyReplicated":
+        yield (
+            f"{at}.S3DataDistributionType: must be FullyReplicated, since every host reads the whole history, received "
+            f"{short(source['S3DataDistributionType'])}"
+        )
+    if missing := sorted(groups - set(source.get("InstanceGroupNames", groups))):
+        yield f"{at}.InstanceGroupNames: must name every group, since every host reads it; lacks {', '.join(missing)}"
 
 
 def output_problems(request: dict[str, Any]) -> Iterator[str]:

@@ -74,16 +74,17 @@ def _preference_problems(job: dict[str, Any], resources: dict[str, Any], at: str
 
 
 def _count_problems(request: dict[str, Any], resources: dict[str, Any], at: str) -> Iterator[str]:
+    job = training_part(request)
     if resources.get("InstanceType") and "InstanceCount" not in resources:
         yield f"{at}.InstanceCount: missing; it is required beside InstanceType"
     choices = entries(resources.get("InstancePreferences"))
     counts = [entry["InstanceCount"] for entry in (resources, *choices) if isinstance(entry.get("InstanceCount"), int)]
     groups = [group.get("InstanceCount", 0) for group in entries(resources.get("InstanceGroups"))]
-    hosts = max([sum(groups)] if groups else counts, default=1)
-    if hosts > 1 and not has_own_script(request):
+    kinds = list(dict.fromkeys(instance_types(job))) if groups else []
+    if len(kinds) > 1 and not has_own_script(request):
         yield (
-            f"{at}.InstanceCount: must be 1, since a job trains on one host, received {hosts}; "
-            "choose an instance with more GPUs"
+            f"{at}.InstanceGroups: must all have one InstanceType, since the hosts of a job work in step, received "
+            f"{', '.join(kinds)}; give InstanceType and InstanceCount instead"
         )
     if any(count < 1 for count in counts + groups):
         yield f"{at}.InstanceCount: must be at least 1, received 0"

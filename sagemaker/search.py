@@ -26,6 +26,7 @@ from ml.errors import UserError
 from ml.metrics import METRICS
 from place.base import FINAL, NoSuchJob
 from place.find import make_place_here
+from place.hosts import machine_cores, shares
 from place.record import TUNING_RECORD, now, read_record, write_record
 from request import JOB_PARTS, objective_of, training_part
 from search_points import Points, reason_to_end
@@ -145,13 +146,12 @@ class Search:
         """A share of the cores that no running trial has; none where trials run one at a time."""
         if self._parallel == 1:
             return []
-        cores = sorted(os.sched_getaffinity(0))
-        shares = [cores[slot :: self._parallel] or [cores[slot % len(cores)]] for slot in range(self._parallel)]
+        left = shares(machine_cores(), self._parallel)
         for job in map(self._job_name, self._running):
             taken = self._place.describe(job)["Cores"] if self._place.has(job) else []
-            if taken in shares:
-                shares.remove(taken)
-        return shares[0]
+            if taken in left:
+                left.remove(taken)
+        return left[0]
 
     def _take_up(self, pack: int) -> None:
         """Takes up a job of a search that was killed or stopped: leaves it alone where it runs or ended."""
@@ -238,7 +238,10 @@ class Search:
             "FailureReason": f"{'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}; "
             f"go on by tune --resume {self._name}",
         }
-        write_record(self._folder / TUNING_RECORD, self._record)
+        try:
+            write_record(self._folder / TUNING_RECORD, self._record)
+        except OSError as refused:  # such as the full disk that ended the search
+            self._log(f"the record cannot be written: {refused}; {self._record['FailureReason']}")
 
     def _finish(self, because: str) -> None:
         failed = because == "failures" or not self._points.values()

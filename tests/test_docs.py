@@ -23,6 +23,8 @@ PAGES = [
 
 # The form of a command: the test that runs it, or in a sentence why none does.
 COMMANDS = {
+    r"launch train .*-count .*--on docker": "tests/sagemaker/place/test_hosts_in_docker.py::test_containers_find_each",
+    r"launch logs .*--host": "tests/sagemaker/place/test_hosts_here.py::test_the_first_hosts_log_is_followed",
     r"launch train .*--on docker": "tests/sagemaker/place/test_docker.py::test_a_job_sees_and_leaves_the_same",
     r"launch train .*--on aws .*--dry-run": "tests/sagemaker/test_alone.py::test_requests_are_built_and_checked",
     r"launch train .*--on aws": "tests/sagemaker/place/test_aws.py::test_train_sends_the_request_uploads_the_prices",

@@ -82,6 +82,6 @@ def frame_of(table: pa.Table | None, first: int | None, last: int | None) -> pd.
     """Rows of a table between two times, both included, as a history."""
     if table is None:
         return pd.DataFrame({"mid": []}, pd.DatetimeIndex([], tz="UTC", name="dt").as_unit("ns"))
-    frame = table.to_pandas(ignore_metadata=True)
+    frame = table.to_pandas(ignore_metadata=True, use_threads=False)
     frame["dt"] = pd.to_datetime(frame["dt"], utc=True).dt.as_unit("ns")
     return between(frame.set_index("dt"), first, last)

@@ -11,7 +11,7 @@ import click
 import account.clean as cleaning
 import account.schedule as schedules
 import account.setup as setting_up
-from account.doctor import WRONG, Finding, examined, told
+from account.doctor import OK, WRONG, Finding, examined, told
 from account.template import Access, account_template, endpoints, permissions, template_text
 from build import build_training_request, build_tuning_request, read_yaml
 from console import print_json, print_table, remark, say
@@ -163,7 +163,8 @@ def doctor(request_file, as_json, **options):
     else:
         for finding in findings:
             say(f"{finding.state}: {told(finding)}")
-    sys.exit(any(finding.state == WRONG for finding in findings))
+    # Where the credentials are not known, nothing could be looked at.
+    sys.exit(findings[0].state != OK or any(finding.state == WRONG for finding in findings))
 
 
 def _findings(request_file: Path, options: dict[str, Any]) -> Iterable[Finding]:

@@ -15,8 +15,9 @@ import botocore.exceptions
 
 from account.policies import Need, allowed_by_documents, documents_of, needs_of
 from account.setup import Aws, aws_code
+from error_lines import mendable
 from ml.errors import UserError, one_line, redacted
-from request import TUNING, hyperparameters_of, operation_of, s3_sources, training_part
+from request import TUNING, host_names, hyperparameters_of, operation_of, s3_sources, training_part
 
 OK, WRONG, UNKNOWN = "ok", "wrong", "not known"
 
@@ -58,9 +59,9 @@ def told(finding: Finding) -> str:
 
 
 class _Wrong(Exception):
-    """Something is wrong: its text and its cure."""
+    """Something is wrong: its text, and its cure where the text does not say it."""
 
-    def __init__(self, text: str, cure: str):
+    def __init__(self, text: str, cure: str = ""):
         super().__init__(text)
         self.text, self.cure = text, cure
 
@@ -79,7 +80,7 @@ def examined(aws: Aws, request: dict[str, Any], *, cheap: bool = False) -> Itera
     """
     first = _finding("credentials", lambda: _credentials(aws))
     yield first
-    if first.state == WRONG:  # every other call would fail for the same reason
+    if first.state != OK:  # every other call would fail for the same reason
         return
     account = first.text.rsplit(" ", 1)[-1]
     job = training_part(request)
@@ -99,7 +100,7 @@ def examined(aws: Aws, request: dict[str, Any], *, cheap: bool = False) -> Itera
         *((f"{name}", lambda name=name: _kydb(aws, request, name), False) for name in _kydb_settings(request)),
     ]
     if job.get("VpcConfig"):
-        looks.append(("vpc", lambda: _vpc(aws, job["VpcConfig"]), False))
+        looks.append(("vpc", lambda: _vpc(aws, job["VpcConfig"], len(host_names(job))), False))
     for what, look, is_cheap in looks:
         if is_cheap or not cheap:
             yield _finding(what, look)
@@ -112,10 +113,8 @@ def _finding(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, WRONG, wrong.text, wrong.cure)
     except (_Unknown, UserError) as unknown:
         return Finding(what, UNKNOWN, str(unknown))
-    except botocore.exceptions.ClientError as error:
-        return Finding(what, UNKNOWN, f"AWS did not answer the question: {aws_code(error)}")
-    except (botocore.exceptions.BotoCoreError, OSError) as error:
-        return Finding(what, UNKNOWN, f"AWS did not answer the question: {one_line(error)}")
+    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, OSError) as error:
+        return Finding(what, UNKNOWN, mendable(error) or one_line(error))
 
 
 def _credentials(aws: Aws) -> str:
@@ -126,9 +125,11 @@ def _credentials(aws: Aws) -> str:
     try:
         caller = aws.client("sts").get_caller_identity()
     except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ProfileNotFound) as error:
-        raise _Wrong(one_line(error), "aws configure, or AWS_PROFILE") from None
+        raise _Wrong(mendable(error) or one_line(error)) from None
     except botocore.exceptions.ClientError as error:
-        raise _Wrong(f"AWS refuses these credentials: {aws_code(error)}", "aws sso login, or aws configure") from None
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            raise
+        raise _Wrong(mendable(error) or one_line(error)) from None
     return f"{caller['Arn']}, region {region}, account {caller['Account']}"
 
 
@@ -326,7 +327,7 @@ def _platform(description: dict[str, Any]) -> str:
 def _quota(aws: Aws, request: dict[str, Any]) -> str:
     job = training_part(request)
     instance = job["ResourceConfig"]["InstanceType"]
-    at_a_time = job["ResourceConfig"].get("InstanceCount", 1)
+    at_a_time = len(host_names(job))
     if operation_of(request) == TUNING:
         limits = request["HyperParameterTuningJobConfig"].get("ResourceLimits", {})
         at_a_time *= limits.get("MaxParallelTrainingJobs", 1)
@@ -390,7 +391,7 @@ def _kydb(aws: Aws, request: dict[str, Any], name: str) -> str:
     return f"{shown} answers" + (f", and has {key}" if key and there else "")
 
 
-def _vpc(aws: Aws, config: dict[str, Any]) -> str:
+def _vpc(aws: Aws, config: dict[str, Any], hosts: int) -> str:
     ec2 = aws.client("ec2")
     try:
         subnets = ec2.describe_subnets(SubnetIds=config["Subnets"])["Subnets"]
@@ -406,6 +407,13 @@ def _vpc(aws: Aws, config: dict[str, Any]) -> str:
             "--subnet and --security-group of one VPC",
         )
     vpc = networks.pop()
+    if hosts > 1 and not any(_lets_in(group, config["SecurityGroupIds"]) for group in groups):
+        group = config["SecurityGroupIds"][0]
+        raise _Wrong(
+            f"the security groups let nothing in from themselves, so {hosts} hosts could not reach each other",
+            f"aws ec2 authorize-security-group-ingress --group-id {group} --protocol tcp --port 0-65535 "
+            f"--source-group {group}",
+        )
     found = ec2.describe_vpc_endpoints(
         Filters=[
             {"Name": "vpc-id", "Values": [vpc]},
@@ -418,3 +426,11 @@ def _vpc(aws: Aws, config: dict[str, Any]) -> str:
             "gateway), the job cannot start: launch setup --subnet ... prints the endpoints"
         )
     return f"{vpc} has an S3 endpoint"
+
+
+def _lets_in(group: dict[str, Any], sources: list[str]) -> bool:
+    """Whether a security group lets anything in from one of some groups, or from some range of addresses."""
+    return any(
+        rule["IpRanges"] or any(pair["GroupId"] in sources for pair in rule["UserIdGroupPairs"])
+        for rule in group["IpPermissions"]
+    )

@@ -19,11 +19,21 @@ import botocore.exceptions
 import rules
 from account.doctor import WRONG, examined, told
 from archive import unpack
+from instances import instance_types
 from members import ALONE, Pack
 from ml.errors import UserError
 from place import cost, inputs, warm_start
 from place.base import FINAL, Listing, NoSuchJob, Upload
-from request import TUNING, name_of, operation_of, s3_sources, split_s3, training_part
+from request import (
+    FIRST_HOST,
+    TUNING,
+    host_names,
+    name_of,
+    operation_of,
+    s3_sources,
+    split_s3,
+    training_part,
+)
 
 _LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _LISTED = 50
@@ -122,9 +132,11 @@ class AwsPlace:
 
     def _hourly_price(self, job: dict[str, Any]) -> float | None:
         """USD an hour of a job's instances, as far as AWS tells it to these credentials."""
-        resources, region = job.get("ResourceConfig", {}), self.region
-        price = cost.hourly_price(lambda: self.client("pricing"), resources.get("InstanceType", ""), region)
-        return None if price is None else price * resources.get("InstanceCount", 1)
+        types, region = set(instance_types(job)), self.region
+        if len(types) != 1:  # SageMaker is to choose one, or the hosts differ
+            return None
+        price = cost.hourly_price(lambda: self.client("pricing"), types.pop(), region)
+        return None if price is None else price * len(host_names(job))
 
     def upload(self, uploads: list[Upload]) -> None:
         """Uploads files of this machine to S3."""
@@ -197,8 +209,8 @@ class AwsPlace:
         answer.pop("ResponseMetadata", None)
         return answer
 
-    def lines(self, name: str, *, follow: bool) -> Iterator[str]:
-        """The lines of a job's logs, hosts and changes of status told; with `follow`, until the job ends."""
+    def lines(self, name: str, *, follow: bool, host: str = FIRST_HOST) -> Iterator[str]:
+        """The lines of a job's log on a host, changes of status told; with `follow`, until the job ends."""
         tokens = dict[str, str]()
         shown = 0
         while True:
@@ -210,27 +222,26 @@ class AwsPlace:
             ended = record["TrainingJobStatus"] in FINAL
             if ended and follow:
                 time.sleep(min(self.poll_seconds, 2))  # the last lines arrive a little after the status
-            yield from self._new_lines(name, tokens)
+            yield from self._new_lines(f"{name}/{host}-", tokens)
             if ended or not follow:
                 return
             time.sleep(self.poll_seconds)
 
-    def _new_lines(self, name: str, tokens: dict[str, str]) -> Iterator[str]:
-        """Log lines that were not yet read; `tokens` holds, for each stream, how far it was."""
+    def _new_lines(self, prefix: str, tokens: dict[str, str]) -> Iterator[str]:
+        """Lines of log streams that were not yet read; `tokens` holds, for each stream, how far it was."""
         logs = self.client("logs")
         try:
             pages = logs.get_paginator("describe_log_streams").paginate(
-                logGroupName=_LOG_GROUP, logStreamNamePrefix=f"{name}/"
+                logGroupName=_LOG_GROUP, logStreamNamePrefix=prefix
             )
             streams = [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
         except logs.exceptions.ResourceNotFoundException:  # the account's first job has not logged yet
             return
         for stream in streams:
-            host = f"[{stream.split('/')[1].rsplit('-', 1)[0]}] " if len(streams) > 1 else ""
             while True:
                 at = {"nextToken": tokens[stream]} if stream in tokens else {}
                 page = logs.get_log_events(logGroupName=_LOG_GROUP, logStreamName=stream, startFromHead=True, **at)
-                yield from (host + event["message"] for event in page["events"])
+                yield from (event["message"] for event in page["events"])
                 if page["nextForwardToken"] == tokens.get(stream):
                     break
                 tokens[stream] = page["nextForwardToken"]

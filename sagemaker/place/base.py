@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from members import ALONE, Pack
 from ml.errors import UserError
+from request import FIRST_HOST
 
 Record = dict[str, Any]  # what SageMaker's Describe call answers for a job
 FINAL = ("Completed", "Failed", "Stopped")  # statuses of jobs that have ended
@@ -109,12 +110,13 @@ class Place(Protocol):
         """
         ...
 
-    def lines(self, name: str, *, follow: bool) -> Iterator[str]:
-        """The lines of a training job's log, or of a tuning job's where the place has its own search.
+    def lines(self, name: str, *, follow: bool, host: str = FIRST_HOST) -> Iterator[str]:
+        """The lines of a training job's log on a host, or of a tuning job's where the place has its own search.
 
         Args:
             name: the job's.
             follow: whether to wait for further lines until the job ends.
+            host: algo-1, algo-2, ...; of a training job.
         """
         ...
 

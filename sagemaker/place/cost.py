@@ -10,7 +10,7 @@ from typing import Any
 import botocore.config
 import botocore.exceptions
 
-from request import TUNING, operation_of, ranges_of, training_part
+from request import TUNING, host_names, operation_of, ranges_of, training_part
 
 REGION = "us-east-1"  # of the Price List's endpoint; it knows the prices of all regions
 IMPATIENT = botocore.config.Config(connect_timeout=2, read_timeout=4, retries={"total_max_attempts": 1})
@@ -84,8 +84,10 @@ def bill(record: dict[str, Any], hourly: float | None) -> str:
     """A line: the billed seconds of an ended job and, where the price is known, what they cost."""
     seconds = record["BillableTimeInSeconds"]
     saved = record.get("TrainingTimeInSeconds", seconds) - seconds
+    hosts = len(host_names(record))
     return (
         f"billed: {seconds} s"
+        + (f" of each of {hosts} instances" if hosts > 1 else "")
         + (f", {saved} s saved by spot" if saved > 0 else "")
         + ("" if hourly is None else f"; about {hourly * seconds / 3600:.4f} USD at {hourly:g} USD an hour")
     )

@@ -4,24 +4,26 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml.errors import UserError
 from place import engine
-from place.local import LocalPlace
+from place.hosts import HOSTS, Host
+from place.local import LocalPlace, host_entry
+from request import host_names, s3_sources, training_part
 
 # A job writes below /opt/ml and in a /tmp of its own, and needs no power over the machine.
 _FENCES = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108
 
 
 class DockerPlace(LocalPlace):
-    """Jobs as containers of the image, with the job folder mounted at /opt/ml.
+    """Jobs as containers of the image, one a host, with the host's folder mounted at /opt/ml.
 
     Args:
         runs: the folder of job folders.
-        network: of the containers; empty: docker's default.
+        network: of the containers of jobs with one host; empty: docker's default.
     """
 
     name = "docker"
@@ -31,8 +33,20 @@ class DockerPlace(LocalPlace):
         super().__init__(runs)
         self.network = network
 
-    def _inside(self, folder: Path) -> str:
+    def problems_with(self, request: dict[str, Any]) -> Iterator[str]:
+        yield from super().problems_with(request)
+        hosts = len(host_names(training_part(request)))
+        if hosts > 1 and self.network:
+            yield (
+                f"--docker-network: {hosts} hosts get a network of their own, in which their names are known, received "
+                f"{self.network!r}; leave it out, or unset POSITION_TRAINER_DOCKER_NETWORK"
+            )
+
+    def _inside(self, host: Host) -> str:
         return "/opt/ml"
+
+    def _network_of(self, hosts: list[Host]) -> dict[str, Any]:
+        return {"network_interface_name": "eth0"}
 
     def preflight(self, request: dict[str, Any]) -> list[str]:
         prices, model = _kydb_folders(request)
@@ -45,32 +59,50 @@ class DockerPlace(LocalPlace):
     def _share(self, snapshot: Path, target: Path) -> None:
         target.mkdir()  # where the snapshot is mounted
 
-    def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
+    def _commands(self, request: dict[str, Any], hosts: list[Host]) -> dict[str, Any]:
         if not shutil.which("docker"):
             raise UserError("the docker command is not installed; install it, or run --on local")
         name, start_id = request["TrainingJobName"], secrets.token_hex(6)
         labels = engine.labels_of(self.runs, name, start_id)
-        # A job's name may be another container's: what is asked for later is the label.
-        command = ["docker", "run", "--rm", "--name", f"{name}-{start_id}"]
-        command += [part for label, value in labels.items() for part in ("--label", f"{label}={value}")]
-        command += ["--user", f"{os.getuid()}:{os.getgid()}", *_FENCES, *_mount(folder, "/opt/ml")]
-        for channel, snapshot in self._snapshots(request).items():
-            command += _mount(snapshot, f"/opt/ml/input/data/{channel}", read_only=True)
-        network = "none" if request.get("EnableNetworkIsolation") else self.network
-        if network:
-            command += ["--network", network]
-        if Path("/dev/nvidia0").exists():
-            command += ["--gpus", "all"]
-        if cores:
-            command += ["--cpuset-cpus", ",".join(map(str, cores))]
-        command += _kydb_mounts(request)
-        environment = {"TRAINING_JOB_NAME": name} | request.get("Environment", {})
+        isolated = bool(request.get("EnableNetworkIsolation"))
+        record: dict[str, Any] = {engine.LABELS: labels}
+        network = ["--network", "none" if isolated else self.network] if isolated or self.network else []
+        if len(hosts) > 1:
+            record[engine.NETWORK] = {"Name": f"{name}-{start_id}", "Internal": isolated}
+        record[HOSTS] = []
+        for host in hosts:
+            # A job's name may be another container's: what is asked for later is the label.
+            container = f"{name}-{start_id}"
+            if len(hosts) > 1:
+                network = ["--network", record[engine.NETWORK]["Name"], "--network-alias", host.name]
+                container += f"-{host.name}"
+            command = ["docker", "run", "--rm", "--name", container, *network]
+            command += engine.label_options(labels | {engine.HOST_LABEL: host.name})
+            command += self._container_options(request, host, several=len(hosts) > 1)
+            image = request["AlgorithmSpecification"]["TrainingImage"]
+            record[HOSTS].append(host_entry(host, [*command, image, "train"], {}))
+        return record
+
+    def _container_options(self, request: dict[str, Any], host: Host, *, several: bool) -> list[str]:
+        """What a host's container may use and sees: fences, files, GPUs, cores and variables."""
+        options = ["--user", f"{os.getuid()}:{os.getgid()}", *_FENCES, *_mount(host.folder, "/opt/ml")]
+        shared = self._snapshots(request)
+        if several:
+            files = self.folder(request["TrainingJobName"]) / "input" / "data"
+            shared = {channel: files / channel for channel in s3_sources(request)} | shared
+        for channel, snapshot in shared.items():
+            options += _mount(snapshot, f"/opt/ml/input/data/{channel}", read_only=True)
+        if Path("/dev/nvidia0").exists() and host.gpus != []:
+            options += ["--gpus", "all" if host.gpus is None else f'"device={",".join(host.gpus)}"']
+        if host.cores:
+            options += ["--cpuset-cpus", ",".join(map(str, host.cores))]
+        options += _kydb_mounts(request)
+        environment = {"TRAINING_JOB_NAME": request["TrainingJobName"]} | request.get("Environment", {})
         for variable, value in environment.items():
-            command += ["--env", f"{variable}={value}"]
+            options += ["--env", f"{variable}={value}"]
         for variable in self._secrets(request):  # by name, so that no value shows in the list of processes
-            command += ["--env", variable]
-        image = request["AlgorithmSpecification"]["TrainingImage"]
-        return {"Command": [*command, image, "train"], "CommandEnvironment": {}, engine.LABELS: labels}
+            options += ["--env", variable]
+        return options
 
     def _secrets(self, request: dict[str, Any]) -> dict[str, str]:
         """The caller's AWS credentials, where a setting or a variable of the job names AWS.

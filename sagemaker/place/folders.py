@@ -1,6 +1,6 @@
 """Jobs on this machine as they lie on disk: a folder each, with a record and a log. Reading only.
 
-A job's folder is laid out like /opt/ml, with its record and log beside that.
+A job's folder is laid out like /opt/ml, with its record and log beside that, and its other hosts' in hosts/.
 """
 
 import math
@@ -12,7 +12,8 @@ from typing import Any
 from members import SUMMARISED, count_members, trials_of_members
 from ml.errors import UserError
 from place.base import FINAL, Listing, NoSuchJob, status_of
-from place.engine import EngineSilent, running_containers
+from place.engine import EngineSilent, remove_all, running_containers
+from place.hosts import folder_of_host
 from place.outcome import measured_values, outcome_of, read_metrics
 from place.record import (
     LOG,
@@ -24,7 +25,7 @@ from place.record import (
     metrics_in,
     read_record,
 )
-from request import objective_of, ranges_of
+from request import FIRST_HOST, objective_of, ranges_of
 
 POLL_SECONDS = 0.2
 
@@ -53,7 +54,7 @@ class JobFolders:
     def describe(self, name: str) -> dict[str, Any]:
         """A training job's record. Where its runner was killed, the job's own word counts, and the engine's.
 
-        A job that left no word and of which nothing runs is Failed.
+        A job that left no word and of which nothing runs is Failed. What it left in the engine is removed.
 
         Raises:
             NoSuchJob: there is none.
@@ -66,6 +67,7 @@ class JobFolders:
         try:
             if running_containers(record):
                 return record
+            remove_all(record)  # the hosts' network, which its runner did not
         except EngineSilent as silence:
             why = f"{why}; whether its container runs is not known ({silence})"
         return record | (
@@ -120,10 +122,11 @@ class JobFolders:
             records.sort(key=lambda record: str(record["CreationTime"]), reverse=True)
         return Listing(found[RECORD], found[TUNING_RECORD], damaged)
 
-    def lines(self, name: str, *, follow: bool) -> Iterator[str]:
-        """The lines of a training or tuning job's log; with `follow`, until it ends."""
+    def lines(self, name: str, *, follow: bool, host: str = FIRST_HOST) -> Iterator[str]:
+        """The lines of a tuning job's log, or of a training job's on a host; with `follow`, until it ends."""
         tuning = self.has_tuning(name)
-        path = self.folder(name) / (TUNING_LOG if tuning else LOG)
+        folder = self.folder(name)
+        path = folder / TUNING_LOG if tuning else folder_of_host(folder, host) / LOG
         describe = self.describe_tuning if tuning else self.describe
         rest = b""
         position = 0

@@ -15,9 +15,20 @@ from ml.files import write_json
 from place import engine, inputs, staging
 from place.base import FINAL, NoSuchJob, Upload
 from place.folders import POLL_SECONDS, is_trial_of
+from place.hosts import (
+    HOSTS,
+    LOOPBACK,
+    Host,
+    folder_of_host,
+    free_ports,
+    machine_cores,
+    machine_gpus,
+    merge,
+    shares,
+)
 from place.record import JOB_LOCK, LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
 from place.tuning import TuningFolders, spawn
-from request import JOB_PARTS, local_paths, name_of, s3_sources
+from request import JOB_PARTS, host_names, local_paths, name_of, s3_sources, training_part
 
 _RUNNER = Path(__file__).resolve().with_name("runner.py")
 _CONTAINER = _RUNNER.parents[2] / "container"
@@ -27,7 +38,7 @@ _DESCRIBED = ("HyperParameters", *JOB_PARTS, "CheckpointConfig", "TuningJobName"
 
 
 class LocalPlace(TuningFolders):
-    """Jobs as processes on this machine. Each is owned by a `runner` process, which outlives the launcher.
+    """Jobs as processes on this machine, one a host. A job is owned by a `runner` process, which outlives the launcher.
 
     Args:
         runs: the folder of job folders.
@@ -58,30 +69,30 @@ class LocalPlace(TuningFolders):
 
     def preflight(self, request: dict[str, Any]) -> list[str]:
         staging.refuse_taken(self.folder(name_of(request)))
-        return []
+        hosts, gpus = len(host_names(training_part(request))), machine_gpus()
+        if hosts == 1:
+            return []
+        told = [f"{hosts} hosts share this machine: a rehearsal, which is no faster than one host"]
+        if gpus and len(gpus) < hosts:
+            told.append(f"this machine has {len(gpus)} GPU{'s' * (len(gpus) > 1)} for {hosts} hosts, so none uses one")
+        return told
 
     def start(self, request: dict[str, Any], *, cores: Sequence[int] = ()) -> str:
         """Starts a job and returns its name. Where that fails, nothing of it is left.
 
         Args:
             request: a checked CreateTrainingJob request.
-            cores: the CPU cores it may use; empty: all.
+            cores: the CPU cores it may use, its hosts dealt out among them; empty: all.
 
         Raises:
             UserError: the name is taken, a channel cannot be read, or the disk refuses.
         """
         name = request["TrainingJobName"]
         with staging.staged(self.runs, name) as start:
-            command, secrets = self._command(start.final, request, cores), self._secrets(request)
-            snapshots = self._snapshots(request)
-            for channel, source in s3_sources(request).items():
-                target = start.folder / "input" / "data" / channel
-                if channel in snapshots:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    self._share(snapshots[channel], target)
-                else:
-                    inputs.bring_channel(source["S3Uri"], target)
-            self._write_config(start, request)
+            hosts = self._hosts(start.final, request, cores)
+            commands, secrets = self._commands(request, hosts), self._secrets(request)
+            self._bring_channels(start, request, hosts)
+            self._write_config(start, request, hosts)
             record = {
                 "TrainingJobName": name,
                 "TrainingJobStatus": "InProgress",
@@ -90,7 +101,7 @@ class LocalPlace(TuningFolders):
                 **{key: request[key] for key in _DESCRIBED if key in request},
                 "Place": self.name,
                 "Cores": list(cores),
-                **command,
+                **commands,
             }
             write_record(start.folder / RECORD, record)
             with staging.interrupts_delayed() as interrupted:
@@ -101,6 +112,35 @@ class LocalPlace(TuningFolders):
             self.stop(name)
             raise KeyboardInterrupt
         return name
+
+    def _hosts(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> list[Host]:
+        """The hosts of a job, each with its share of the machine where there are several."""
+        names = host_names(request)
+        if len(names) == 1:
+            return [Host(names[0], folder, list(cores), None)]
+        gpus = machine_gpus()
+        return [
+            Host(name, folder_of_host(folder, name), own_cores, own_gpus)
+            for name, own_cores, own_gpus in zip(
+                names,
+                shares(cores or machine_cores(), len(names)),
+                shares(gpus if len(gpus) >= len(names) else [], len(names)),  # two cannot share one
+                strict=True,
+            )
+        ]
+
+    def _bring_channels(self, start: staging.Start, request: dict[str, Any], hosts: list[Host]) -> None:
+        """Copies a job's channels into its folder, and lets its other hosts read them there."""
+        snapshots = self._snapshots(request)
+        for channel, source in s3_sources(request).items():
+            inside = Path("input") / "data" / channel
+            for host in hosts:
+                target = folder_of_host(start.folder, host.name) / inside
+                if channel not in snapshots and host is hosts[0]:
+                    inputs.bring_channel(source["S3Uri"], target, read_only=len(hosts) > 1)
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._share(snapshots.get(channel, start.final / inside), target)
 
     def _snapshots(self, request: dict[str, Any]) -> dict[str, Path]:
         """The channels of a trial that its tuning job has copied once for all of them."""
@@ -115,7 +155,7 @@ class LocalPlace(TuningFolders):
         return {channel: path for channel, path in paths.items() if path.is_relative_to(kept)}
 
     def _share(self, snapshot: Path, target: Path) -> None:
-        """Lets a trial read a snapshot as its channel."""
+        """Lets a trial, or a further host, read files that others read too as its channel."""
         target.symlink_to(snapshot)
 
     def stop(self, name: str) -> None:
@@ -137,7 +177,10 @@ class LocalPlace(TuningFolders):
 
     def collect(self, name: str) -> Path:
         """The folder with the job's model/ and output/."""
-        return self.folder(name)
+        record, folder = self.describe(name), self.folder(name)
+        if record["TrainingJobStatus"] in FINAL:  # its runner did it, unless that was killed
+            merge(folder, record)
+        return folder
 
     def trial_record(self, name: str, tuning: dict[str, Any]) -> dict[str, Any]:
         """The record of a tuning job's own trial.
@@ -171,24 +214,30 @@ class LocalPlace(TuningFolders):
             raise UserError(f"{name} still runs; stop {name} ends it")
         staging.remove(self.folder(name))
 
-    def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
+    def _commands(self, request: dict[str, Any], hosts: list[Host]) -> dict[str, Any]:
+        """What the job's record says of how its hosts are started."""
+        return {HOSTS: [host_entry(host, *self._command(request, host, len(hosts))) for host in hosts]}
+
+    def _command(self, request: dict[str, Any], host: Host, count: int) -> tuple[list[str], dict[str, str]]:
+        """The command that starts a host of `count`, and its environment."""
         environment = {
-            "SAGEMAKER_BASE_DIR": str(folder),
+            "SAGEMAKER_BASE_DIR": str(host.folder),
             "PYTHONPATH": str(_CONTAINER),
             "PYTHONUNBUFFERED": "1",
             "TRAINING_JOB_NAME": request["TrainingJobName"],
-        } | request.get("Environment", {})
-        return {"Command": [sys.executable, str(_CONTAINER / "bin" / "train")], "CommandEnvironment": environment}
+        }
+        if count > 1:  # the toolkit would wait 15 minutes for the hosts' names, which loopback does not have
+            environment["SM_STUDIO_LOCAL_MODE"] = "true"
+        if host.gpus is not None and machine_gpus():
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(host.gpus) or "-1"
+        return [sys.executable, str(_CONTAINER / "bin" / "train")], environment | request.get("Environment", {})
 
     def _secrets(self, request: dict[str, Any]) -> dict[str, str]:
         """Credentials, passed by environment and never recorded; a local process inherits this one's."""
         return {}
 
-    def _write_config(self, start: staging.Start, request: dict[str, Any]) -> None:
-        """The files that SageMaker writes under /opt/ml before it starts a container."""
-        folder = start.folder
-        for path in ("input/config", "input/data", "model", "output/data"):
-            (folder / path).mkdir(parents=True, exist_ok=True)
+    def _write_config(self, start: staging.Start, request: dict[str, Any], hosts: list[Host]) -> None:
+        """The files that SageMaker writes under /opt/ml of each host before it starts a container."""
         mode = request["AlgorithmSpecification"].get("TrainingInputMode", "File")
         config: dict[str, dict[str, Any]] = {
             "hyperparameters": request.get("HyperParameters", {}),
@@ -200,20 +249,40 @@ class LocalPlace(TuningFolders):
                 }
                 for channel in s3_sources(request)
             },
-            # Not the request's instance: the job would look for its GPU.
-            "resourceconfig": {
-                "current_host": "algo-1",
-                "hosts": ["algo-1"],
-                "network_interface_name": "eth0",
-                "current_instance_type": "local",
-            },
         }
-        if "CheckpointConfig" in request:
-            (folder / "checkpoints").mkdir(exist_ok=True)
-            config["checkpointconfig"] = {"LocalPath": f"{self._inside(start.final)}/checkpoints"}
-        for name, content in config.items():
-            write_json(folder / "input" / "config" / f"{name}.json", content)
+        # Not the request's instance: the job would look for its GPU.
+        resources = {
+            "hosts": [host.name for host in hosts],
+            "current_instance_type": "local",
+            **self._network_of(hosts),
+        }
+        for host in hosts:
+            folder = folder_of_host(start.folder, host.name)
+            for path in ("input/config", "input/data", "model", "output/data"):
+                (folder / path).mkdir(parents=True, exist_ok=True)
+            if "CheckpointConfig" in request:
+                (folder / "checkpoints").mkdir(exist_ok=True)
+                config["checkpointconfig"] = {"LocalPath": f"{self._inside(host)}/checkpoints"}
+            config["resourceconfig"] = {"current_host": host.name, **resources}
+            for name, content in config.items():
+                write_json(folder / "input" / "config" / f"{name}.json", content)
 
-    def _inside(self, folder: Path) -> str:
-        """The job folder as the job sees it."""
-        return str(folder)
+    def _network_of(self, hosts: list[Host]) -> dict[str, Any]:
+        """What resourceconfig.json says of how the hosts reach each other: on loopback their names are no addresses."""
+        if len(hosts) == 1:
+            return {"network_interface_name": "eth0"}
+        names = [host.name for host in hosts]
+        return {
+            "network_interface_name": "lo",
+            "ports": dict(zip(names, free_ports(len(names)), strict=True)),
+            "addresses": dict.fromkeys(names, LOOPBACK),
+        }
+
+    def _inside(self, host: Host) -> str:
+        """A host's folder as the job sees it."""
+        return str(host.folder)
+
+
+def host_entry(host: Host, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """A host as a record has it."""
+    return {"HostName": host.name, "Cores": host.cores, "Command": command, "CommandEnvironment": environment}

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from place.hosts import folder_of_host, host_names_in
 from place.record import LOG, metrics_in
 
 _FAILURE_CHARACTERS = 1024  # that SageMaker keeps
@@ -24,6 +25,18 @@ def failure_text(folder: Path) -> str:
         return ""
 
 
+def failure_of(folder: Path, hosts: list[str], host: str) -> str:
+    """What a host of a job wrote into output/failure; empty where it did not.
+
+    Where the job has several hosts, the names of those that left the same words come first.
+    """
+    text = failure_text(folder_of_host(folder, host))
+    if not text or len(hosts) == 1:
+        return text
+    same = [name for name in hosts if failure_text(folder_of_host(folder, name)) == text]
+    return f"{', '.join(same)}: {text}"
+
+
 def final_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     """The last value of each metric in a job's log, as DescribeTrainingJob lists them."""
     log = ""
@@ -36,22 +49,26 @@ def final_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
 def outcome_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The end of a job that runs no more and whose runner could not write it down; empty where it left no word.
 
-    The words are output/failure, output/success, which SageMaker's toolkit writes, and a whole metrics.json.
+    The words are output/failure and output/success, which SageMaker's toolkit writes, of each host, and a whole
+    metrics.json.
     """
-    if text := failure_text(folder):
-        status, mark = "Failed", "output/failure"
-        told = {"FailureReason": f"AlgorithmError: {text}"}
+    hosts = host_names_in(record)
+    texts = {host: text for host in hosts if (text := failure_of(folder, hosts, host))}
+    if texts:
+        first = next(iter(texts))
+        status, mark = "Failed", folder_of_host(folder, first) / "output" / "failure"
+        told = {"FailureReason": f"AlgorithmError: {texts[first]}"}
     else:
         metrics = read_metrics(folder / "model")
         stopped = metrics.get("stopped") or record["TrainingJobStatus"] == "Stopping"
         status, told = "Stopped" if stopped else "Completed", {}
-        if (folder / "output" / "success").is_file():
-            mark = "output/success"
-        elif "performance" in metrics or metrics.get("stopped"):  # the last that a job writes
-            mark = "model/metrics.json"
+        if all((folder_of_host(folder, host) / "output" / "success").is_file() for host in hosts):
+            mark = folder / "output" / "success"
+        elif len(hosts) == 1 and ("performance" in metrics or metrics.get("stopped")):  # the last that a job writes
+            mark = folder / "model" / "metrics.json"
         else:
             return {}
-    ended = datetime.fromtimestamp((folder / mark).stat().st_mtime, timezone.utc)
+    ended = datetime.fromtimestamp(mark.stat().st_mtime, timezone.utc)
     return {
         "TrainingJobStatus": status,
         "SecondaryStatus": status,

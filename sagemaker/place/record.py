@@ -16,6 +16,7 @@ from typing import Any
 from ml.errors import UserError
 from ml.files import write_json
 from place import engine
+from place.hosts import HOSTS
 
 RECORD, LOG = "training_job.json", "job.log"
 TUNING_RECORD, TUNING_LOG = "tuning_job.json", "tuning.log"
@@ -99,19 +100,23 @@ def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[fl
 
 
 def signal_job(record: dict[str, Any], number: signal.Signals, lock: Path | None = None) -> None:
-    """Sends a signal to a job: to its container, since the docker command passes no SIGKILL on, or to its processes.
+    """Sends a signal to every host of a job: to its container, since the docker command passes no SIGKILL on, or to its
+    processes.
 
     Args:
         record: the job's.
         number: the signal.
-        lock: the file that the job's process must have open: others may have got its number since. None: it is the
-            caller's own child.
+        lock: the file that a host's process must have open: others may have got its number since. None: they are the
+            caller's own children.
     """
-    if engine.signal_containers(record, number):
-        return
-    with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
-        if lock is None or _holds(record["JobPid"], lock):
-            os.killpg(record["JobPid"], number)
+    for host in record.get(HOSTS, ()):
+        if engine.signal_container(record, host["HostName"], number):
+            continue
+        if "ExitCode" in host:  # its number may be another's by now
+            continue
+        with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
+            if lock is None or _holds(host["JobPid"], lock):
+                os.killpg(host["JobPid"], number)
 
 
 def _holds(pid: int, lock: Path) -> bool:

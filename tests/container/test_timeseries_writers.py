@@ -141,6 +141,18 @@ def test_two_processes_that_write_at_the_same_time_lose_nothing(request, backend
     assert found["writes"] == 16 and found["lost"] == 0
 
 
+@pytest.mark.slow
+def test_reading_leaves_no_native_threads_which_could_abort_the_process_when_python_ends(files_url):
+    time_series(kydb.connect(files_url), KEY).replace(history())
+    code = (
+        "import os, sys, kydb, ml.timeseries; started = set(os.listdir('/proc/self/task'));"
+        "kydb.connect(sys.argv[1])[sys.argv[2]].curve(); print(set(os.listdir('/proc/self/task')) - started)"
+    )
+    environment = {"PYTHONPATH": str(Path(timeseries.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code, files_url, KEY], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
 def test_a_deleted_series_is_told_to_who_still_holds_it(files_url):
     db = kydb.connect(files_url)
     time_series(db, KEY).replace(history(100))

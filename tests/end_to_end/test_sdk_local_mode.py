@@ -12,6 +12,7 @@ import venv
 import kydb
 import pytest
 
+from hosts_script import SCRIPT
 from launching import LAUNCH
 from ml.data.sample_market import sample_market
 
@@ -22,11 +23,12 @@ PROGRAMS = {
 import json, sys
 from sagemaker.estimator import Estimator
 from sagemaker.local import LocalSession
-image, root, prices, settings, script = sys.argv[1:]
+image, root, prices, settings, script, instances = sys.argv[1:]
 session = LocalSession()
 session.config = {"local": {"local_code": True, "container_root": root}}
 Estimator(
-    image_uri=image, role="arn:aws:iam::999988887777:role/trainer", instance_count=1, instance_type="local",
+    image_uri=image, role="arn:aws:iam::999988887777:role/trainer", instance_type="local",
+    instance_count=int(instances),
     sagemaker_session=session, hyperparameters=json.loads(settings), output_path=f"file://{root}/out",
     **({"entry_point": script} if script else {}),
 ).fit({"train": f"file://{prices}"})
@@ -36,11 +38,11 @@ import json, os, sys
 from sagemaker.train import ModelTrainer
 from sagemaker.train.configs import Compute, InputData, SourceCode
 from sagemaker.train.model_trainer import Mode
-image, root, prices, settings, script = sys.argv[1:]
+image, root, prices, settings, script, instances = sys.argv[1:]
 code = SourceCode(source_dir=os.path.dirname(script), entry_script=os.path.basename(script)) if script else None
 ModelTrainer(
     training_image=image, role="arn:aws:iam::999988887777:role/trainer", training_mode=Mode.LOCAL_CONTAINER,
-    compute=Compute(instance_type="local_cpu", instance_count=1), hyperparameters=json.loads(settings),
+    compute=Compute(instance_type="local_cpu", instance_count=int(instances)), hyperparameters=json.loads(settings),
     local_container_root=root, source_code=code,
 ).train(input_data_config=[InputData(channel_name="train", data_source=prices)])
 """,
@@ -80,12 +82,13 @@ def start(image, sdk, prices, tmp_path):
     """Starts a training job by an SDK in its local mode; what it prints goes to `log`."""
     python, program = sdk
 
-    def run(settings=SMALL, script=""):
+    def run(settings=SMALL, script="", instances=1):
         (root_of(tmp_path)).mkdir(exist_ok=True)
+        what = [image, root_of(tmp_path), prices, json.dumps(settings), script, instances]
         account = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "eu-west-1"}
         with (tmp_path / "log").open("wb") as log:
             return subprocess.Popen(
-                [python, "-c", program, image, str(root_of(tmp_path)), str(prices), json.dumps(settings), str(script)],
+                [python, "-c", program, *map(str, what)],
                 env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | account,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -132,6 +135,15 @@ def test_a_script_of_the_users_own_runs(start, tmp_path):
     )
     assert start({}, script).wait(timeout=300) == 0, log_of(tmp_path)
     assert "channel ['prices.parquet']" in log_of(tmp_path)
+
+
+def test_a_script_of_the_users_own_runs_on_two_instances(start, tmp_path):
+    script = tmp_path / "code" / "mine.py"
+    script.parent.mkdir()
+    script.write_text(SCRIPT)
+    assert start({}, script, instances=2).wait(timeout=300) == 0, log_of(tmp_path)
+    first, second = sorted(set(re.findall(r"heard (algo-\S+)", log_of(tmp_path))))
+    assert first.startswith("algo-1") and second.startswith("algo-2")
 
 
 def test_ctrl_c_stops_the_job_which_keeps_its_model(start, tmp_path):

@@ -92,11 +92,9 @@ def test_a_models_file_is_loaded_in_safe_mode(tmp_path):
 
 
 def test_containers_are_started_without_powers(tmp_path):
-    command = " ".join(
-        DockerPlace(tmp_path)._command(
-            tmp_path, {"TrainingJobName": "one", "AlgorithmSpecification": {"TrainingImage": "position-trainer"}}, ()
-        )["Command"]
-    )
+    place = DockerPlace(tmp_path)
+    request = {"TrainingJobName": "one", "AlgorithmSpecification": {"TrainingImage": "position-trainer"}}
+    command = " ".join(place._commands(request, place._hosts(tmp_path, request, ()))["Hosts"][0]["Command"])
     for fence in (
         "--read-only",
         "--tmpfs /tmp",

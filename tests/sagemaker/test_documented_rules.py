@@ -19,13 +19,15 @@ from place.find import make_place
 from request import TRAINING, TUNING
 from rules import WrongRequest, check
 
+REMOVE = object()
 KEY = "arn:aws:kms:eu-west-1:999988887777:key/1234abcd"
 VPC = {"VpcConfig": {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}}
 SPOT = {"EnableManagedSpotTraining": True, "StoppingCondition.MaxWaitTimeInSeconds": 100_000}
-OWN = {"HyperParameters.sagemaker_program": "mine.py"}
+OWN, OURS = ({"HyperParameters.sagemaker_program": value} for value in ("mine.py", REMOVE))
+TWO = {"ResourceConfig.InstanceCount": 2}
 MODE = "AlgorithmSpecification.TrainingInputMode"
 S3 = "InputDataConfig.0.DataSource.S3DataSource"
-REMOVE = object()
+SHARDED = f"{S3}.S3DataDistributionType"
 
 EFS = {
     "InputDataConfig.0.DataSource": {
@@ -41,6 +43,7 @@ GROUPS = [
     {"InstanceType": "ml.c5.xlarge", "InstanceCount": 1, "InstanceGroupName": "feeders"},
     {"InstanceType": "ml.p3.2xlarge", "InstanceCount": 1, "InstanceGroupName": "trainers"},
 ]
+ALIKE = [group | {"InstanceType": "ml.c5.xlarge"} for group in GROUPS]
 IN_GROUPS = {
     "ResourceConfig.InstanceType": REMOVE,
     "ResourceConfig.InstanceCount": REMOVE,
@@ -72,14 +75,20 @@ JOBS = [
     ({"ResourceConfig.InstanceType": REMOVE}, "InstanceType: missing"),
     ({"ResourceConfig.InstanceCount": REMOVE}, "InstanceCount: missing"),
     ({"ResourceConfig.InstanceCount": 0}, "InstanceCount: must be at least 1"),
-    ({"ResourceConfig.InstanceCount": 2}, "InstanceCount: must be 1"),
-    ({"ResourceConfig.InstanceCount": 2, **OWN}, None),
+    (TWO, None),
     (IN_GROUPS, None),
+    ({**IN_GROUPS, **OURS}, "must all have one InstanceType, since the hosts of a job work in step, received ml.c5"),
+    ({**IN_GROUPS, **OURS, "ResourceConfig.InstanceGroups": ALIKE}, None),
     ({"ResourceConfig.InstanceGroups": GROUPS, **OWN}, "InstanceGroups: cannot stand beside"),
     ({**IN_GROUPS, "ResourceConfig.InstanceGroups": GROUPS[:1] * 2}, "names must differ, received 'feeders'"),
     ({**IN_GROUPS, "ResourceConfig.KeepAlivePeriodInSeconds": 600}, "cannot be kept warm"),
     ({**IN_GROUPS, f"{S3}.InstanceGroupNames": ["feeders"]}, None),
     ({f"{S3}.InstanceGroupNames": ["feeders"]}, "InstanceGroupNames: must be names of"),
+    ({**IN_GROUPS, **OURS, "ResourceConfig.InstanceGroups": ALIKE, f"{S3}.InstanceGroupNames": ["feeders"]},
+     "must name every group, since every host reads it; lacks trainers"),
+    ({**TWO, SHARDED: "ShardedByS3Key"}, "must be FullyReplicated, since every host reads the whole history"),
+    ({**TWO, SHARDED: "ShardedByS3Key", **OWN}, None),
+    ({SHARDED: "ShardedByS3Key"}, None),
     (preferring("ml.c5.xlarge", "ml.c6i.xlarge", InstanceCount=1), None),
     (preferring("ml.c5.xlarge", "ml.c6i.xlarge", counts=(1, 1)), None),
     (preferring("ml.c5.xlarge", "ml.c6i.xlarge", counts=(1,)), "must stand in each of them"),
@@ -260,7 +269,9 @@ HERE = [
     ({"AlgorithmSpecification.ContainerEntrypoint": ["mine"]}, "ContainerEntrypoint: only SageMaker does it"),
     ({"AlgorithmSpecification.ContainerArguments": ["mine"]}, "ContainerArguments: only SageMaker does it"),
     (IN_GROUPS, "InstanceGroups: only SageMaker does it"),
-    ({"ResourceConfig.InstanceCount": 2, **OWN}, "this machine is one host"),
+    (TWO, None),
+    ({**TWO, **OWN}, None),
+    ({**TWO, **OWN, SHARDED: "ShardedByS3Key"}, "only SageMaker deals the files out among hosts"),
 ]  # fmt: skip
 
 

@@ -24,7 +24,10 @@ import options
 from launch import main
 from launching import ACCOUNT, LAUNCH, REGION
 
-COMMANDS = ("train", "tune", "status", "logs", "stop", "list", "best", "publish", "push")
+COMMANDS = (
+    "train", "tune", "status", "logs", "stop", "list", "best", "publish", "setup", "setup --delete", "schedule make",
+    "schedule list", "schedule pause", "schedule delete", "clean", "push",
+)  # fmt: skip
 
 # An exception, or a code that AWS answers with its HTTP status; words of the line; the exit code.
 FAULTS = {
@@ -80,6 +83,14 @@ def arguments(tmp_path, monkeypatch):
         "list": ["list", "--on", "aws", *place],
         "publish": ["publish", "one", "--on", "aws", *place, "--model-db", f"files:/{tmp_path}/kydb"],
         "push": ["push", *place],
+        "setup": ["setup", *place],
+        "setup --delete": ["setup", "--delete", "--yes", *place],
+        "schedule make": ["schedule", "make", "--cron", "0 2 * * *", *ACCOUNT, *place, "--prices", "s3://prices/in"],
+        "schedule list": ["schedule", "list", *place],
+        "schedule pause": ["schedule", "pause", "one", *place],
+        "schedule delete": ["schedule", "delete", "one", *place],
+        "doctor": ["doctor", *ACCOUNT, *place, "--prices", "s3://prices/in"],
+        "clean": ["clean", "--on", "aws", "--bucket", "prices", *place],
     }
 
 
@@ -114,12 +125,16 @@ def fail(monkeypatch, tmp_path):
 
 def answer(request, code, status):
     """AWS's answer to a request that it refuses, in the request's protocol."""
-    text = json.dumps({"__type": code, "message": "what AWS says"})
-    if "x-amz-target" not in {name.lower() for name in request.headers}:
+    text, host = json.dumps({"__type": code, "message": "what AWS says"}), request.url.split("/")[2]
+    if ".s3." in host or host.startswith("s3."):
         text = f"<Error><Code>{code}</Code><Message>what AWS says</Message><BucketName>prices</BucketName></Error>"
+    elif host.startswith(("cloudformation.", "iam.", "sts.")):
+        text = f"<ErrorResponse><Error><Code>{code}</Code><Message>what AWS says</Message></Error></ErrorResponse>"
+    if not code:
+        text = "<html><body>Proxy Authentication Required</body></html>"
     body = io.BytesIO(text.encode())
     body.stream = lambda: iter([body.read()])
-    return AWSResponse(request.url, status, {"x-amzn-RequestId": "1"}, body)
+    return AWSResponse(request.url, status, {"x-amzn-RequestId": "1", "x-amzn-errortype": code}, body)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS[:-1], pytest.param("push", marks=pytest.mark.slow)])
@@ -135,6 +150,21 @@ def test_every_command_ends_every_trouble_in_one_line(arguments, fail, tmp_path,
     assert not (tmp_path / "runs").exists()  # no name is taken
     if command == "train" and fault in ("no disk", "Ctrl-C", "time-out"):
         start_after_all(arguments)
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "broken pipe"])
+def test_doctor_tells_every_trouble_in_one_line(arguments, fail, fault):
+    cause, told, code = FAULTS[fault]
+    fail(cause)
+    result = CliRunner().invoke(main, arguments["doctor"])
+    assert (result.exit_code, result.output.count("\n")) == (code, 1), result.output
+    assert told.removeprefix("error: ") in result.output
+
+
+def test_an_answer_that_is_not_of_aws_is_told_by_its_status(arguments, fail):
+    fail(("", 407))
+    line = CliRunner().invoke(main, arguments["setup"]).stderr
+    assert line == "error: AWS refused DescribeStacks: HTTP status 407\n"
 
 
 def start_after_all(arguments):

@@ -77,7 +77,7 @@ TRAINING_MISTAKES = [
     ("TrainingJobName", "x" * 64, ["TrainingJobName", "64", "1 to 63 characters"]),
     ("ResourceConfig.InstanceType", "ml.g5.xlrge", ["ResourceConfig.InstanceType", "'ml.g5.xlrge'", "ml.g5.xlarge"]),
     ("ResourceConfig.InstanceCount", "one", ["ResourceConfig.InstanceCount", "'one'", "a whole number"]),
-    ("ResourceConfig.InstanceCount", 2, ["ResourceConfig.InstanceCount", "received 2", "must be 1"]),
+    ("ResourceConfig.InstanceCount", 0, ["ResourceConfig.InstanceCount", "received 0", "must be at least 1"]),
     ("ResourceConfig.KeepAlivePeriodInSeconds", 30000, ["KeepAlivePeriodInSeconds", "30000", "[0, 21600]"]),
     ("ResourceConfig.InstanceTyp", "ml.g5.xlarge", ["InstanceTyp", "'ml.g5.xlarge'", "did you mean InstanceType?"]),
     ("StoppingCondition.MaxRuntimeInSeconds", 3_000_000, ["MaxRuntimeInSeconds", "3000000", "2419200"]),

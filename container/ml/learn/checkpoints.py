@@ -64,12 +64,15 @@ class CheckpointFolder:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         sync_folder(self._folder)
         regular = [path for _, path in _checkpoints_in(self._folder) if path.is_file() and not path.is_symlink()]
         for path in regular[:-_KEPT]:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it costs space, and the next one tries again
+                path.unlink(missing_ok=True)
 
     def load(
         self,

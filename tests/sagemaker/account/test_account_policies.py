@@ -39,8 +39,9 @@ def parliament():
     resources.resource_filename = lambda package, name: str(
         Path(importlib.util.find_spec(package).origin).parent / name
     )
-    sys.modules.setdefault("pkg_resources", resources)
-    return pytest.importorskip("parliament")
+    with pytest.MonkeyPatch.context() as patch:  # a stub that stayed would be what other tests' imports find
+        patch.setitem(sys.modules, "pkg_resources", resources)
+        return pytest.importorskip("parliament")
 
 
 def resolved(value):

@@ -494,13 +494,18 @@ def test_an_interrupted_spot_job_goes_on_and_tells_what_spot_saved(scripted, sag
     assert "billed: 900 s, 2100 s saved by spot\n" in out  # and no cost, since AWS did not tell a price
 
 
-def test_the_pages_of_several_hosts_logs_are_read_once(scripted, launch):
+def test_the_pages_of_a_hosts_logs_are_read_once(scripted, launch):
     sagemaker, logs = scripted["sagemaker"], scripted["logs"]
-    for _ in range(2):  # where is it, and then the log
-        sagemaker.add_response("describe_training_job", description("Completed", "Training", "Completed"))
-    streams = ["one/algo-1-1600000000", "one/algo-2-1600000000"]
-    logs.add_response("describe_log_streams", {"logStreams": [{"logStreamName": streams[0]}], "nextToken": "more"})
-    logs.add_response("describe_log_streams", {"logStreams": [{"logStreamName": streams[1]}]})
+    on_two = {"ResourceConfig": {"InstanceType": "ml.c7i.4xlarge", "InstanceCount": 2, "VolumeSizeInGB": 30}}
+    for _ in range(3):  # where is it, has it such a host, and then the log
+        sagemaker.add_response("describe_training_job", description("Completed", "Training", "Completed") | on_two)
+    streams = ["one/algo-2-1600000000", "one/algo-2-1600000900"]  # two where a spot instance was interrupted
+    asked = {"logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamNamePrefix": "one/algo-2-"}
+    first = {"logStreams": [{"logStreamName": streams[0]}], "nextToken": "more"}
+    logs.add_response("describe_log_streams", first, asked)
+    logs.add_response(
+        "describe_log_streams", {"logStreams": [{"logStreamName": streams[1]}]}, asked | {"nextToken": "more"}
+    )
     for stream in streams:
         where = {"logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamName": stream, "startFromHead": True}
         logs.add_response("get_log_events", {"events": [{"message": "first"}], "nextForwardToken": "f/1"}, where)
@@ -511,9 +516,9 @@ def test_the_pages_of_several_hosts_logs_are_read_once(scripted, launch):
                 where | {"nextToken": "f/1" if events else "f/2"},
             )
     sagemaker.add_response("describe_training_job", description("Completed"))
-    code, out, _ = launch("logs", "one", "--no-follow")
+    code, out, _ = launch("logs", "one", "--no-follow", "--host", "algo-2")
     assert code == 0
-    assert out.splitlines() == ["[algo-1] first", "[algo-1] second", "[algo-2] first", "[algo-2] second"]
+    assert out.splitlines() == ["first", "second"] * 2
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(scripted, launch, monkeypatch):

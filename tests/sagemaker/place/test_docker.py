@@ -3,55 +3,16 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
+import tarfile
 
+import boto3
 import pytest
-import sagemaker_training.errors
-import six
 
-from launching import REPOSITORY, STUB_JOB
+from docker_engine import docker
 from ml.errors import UserError
 from place.docker import DockerPlace, _kydb_mounts
-
-BASE_IMAGES = ("python-local:3.11-slim-bookworm", "python:3.11-slim-bookworm")
-STUB_IMAGE = "position-trainer-launch-test"
-
-
-def docker(*arguments):
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="session")
-def engine():
-    if not shutil.which("docker") or docker("info").returncode:
-        pytest.skip("no Docker engine answers (DOCKER_HOST)")
-
-
-@pytest.fixture(scope="session")
-def stub_image(engine, tmp_path_factory):
-    """An image whose `train` is the miniature, made in a second."""
-    base = next((name for name in BASE_IMAGES if not docker("image", "inspect", name).returncode), None)
-    if base is None:
-        pytest.skip(f"none of the images {', '.join(BASE_IMAGES)} is here")
-    folder = tmp_path_factory.mktemp("image")
-    (folder / "stub_job.py").write_text(STUB_JOB)
-    shutil.copytree(REPOSITORY / "container" / "ml", folder / "ml")
-    (folder / "sagemaker_training").mkdir()  # what ml.platform.job needs of the toolkit, with what that needs
-    shutil.copy(sagemaker_training.errors.__file__, folder / "sagemaker_training")
-    shutil.copy(six.__file__, folder)
-    (folder / "train").write_text(
-        "#!/usr/bin/env python\nimport sys\nsys.path.insert(0, '/program')\nimport stub_job\nstub_job.main()\n"
-    )
-    (folder / "train").chmod(0o755)
-    (folder / "Dockerfile").write_text(
-        f'FROM {base}\nENV PYTHONUNBUFFERED=1 PATH=/program:$PATH\nCOPY . /program\nCMD ["train"]\n'
-    )
-    built = docker("build", "--quiet", "--tag", STUB_IMAGE, str(folder))
-    assert built.returncode == 0, built.stderr
-    yield STUB_IMAGE
-    docker("image", "rm", "--force", STUB_IMAGE)
 
 
 @pytest.fixture
@@ -172,7 +133,8 @@ def test_what_a_container_may_write(launch, options, tmp_path):
         "InputDataConfig": [{"ChannelName": "train", "DataSource": source}],
         "AlgorithmSpecification": {"TrainingImage": options[3]},
     }
-    command = place._command(launch.runs / "t-001", request, ())["Command"]
+    [host] = place._hosts(launch.runs / "t-001", request, ())
+    command = place._commands(request, [host])["Hosts"][0]["Command"]
     assert command.pop() == "train"
     program = ["--entrypoint", "python", "--mount", f"type=bind,source={script},target=/probe.py,readonly"]
     command[2:2] = program
@@ -243,3 +205,17 @@ def test_the_image_and_the_process_train_alike_to_the_last_digit(launch, image):
     ]
     assert len(logs[0]) == 2
     assert logs[0] == logs[1]
+
+
+def test_a_script_of_the_users_own_comes_from_s3(launch, image, aws, tmp_path):
+    (tmp_path / "mine.py").write_text("import sys; open('/opt/ml/model/given.txt', 'w').write(' '.join(sys.argv[1:]))")
+    with tarfile.open(tmp_path / "code.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "mine.py", "mine.py")
+    boto3.client("s3").create_bucket(Bucket="scripts")
+    boto3.client("s3").upload_file(str(tmp_path / "code.tar.gz"), "scripts", "a/code.tar.gz")
+    launch(
+        *("train", "--on", "docker", "--image", image, "--docker-network", "host", "--name", "own"),
+        *("--set", "sagemaker_program=mine.py", "--set", "sagemaker_submit_directory=s3://scripts/a/code.tar.gz"),
+        *("--set", "depth=3"),
+    )
+    assert (launch.runs / "own/model/given.txt").read_text() == "--depth 3"

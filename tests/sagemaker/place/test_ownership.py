@@ -106,7 +106,7 @@ def test_a_process_that_does_not_hold_the_jobs_lock_gets_no_signal(tmp_path):
     (tmp_path / JOB_LOCK).touch()
     other = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        signal_job({"JobPid": other.pid}, signal.SIGKILL, tmp_path / JOB_LOCK)
+        signal_job({"Hosts": [{"HostName": "algo-1", "JobPid": other.pid}]}, signal.SIGKILL, tmp_path / JOB_LOCK)
         time.sleep(0.2)
         assert other.poll() is None
     finally:
@@ -221,8 +221,7 @@ def started(launch, tmp_path, monkeypatch):
     def start(text, **limits):
         (tmp_path / "script.py").write_text(text)
         place = LocalPlace(launch.runs)
-        command = {"Command": [sys.executable, str(tmp_path / "script.py")], "CommandEnvironment": {}}
-        monkeypatch.setattr(place, "_command", lambda *_: command)
+        monkeypatch.setattr(place, "_command", lambda *_: ([sys.executable, str(tmp_path / "script.py")], {}))
         place.start(
             {
                 "TrainingJobName": "one",

@@ -5,6 +5,8 @@ own process, so that the signals SageMaker sends arrive here.
 """
 
 import functools
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -15,13 +17,26 @@ from ml.dates import day_of_job
 from ml.deliver.guard import Decision, decide
 from ml.deliver.model_files import check_folder, h5_content, save_model
 from ml.deliver.publishing import ModelTarget, description
-from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
+from ml.deliver.results import (
+    JOB_FILE,
+    METRICS_FILE,
+    JobRecord,
+    MemberEntry,
+    Metrics,
+    job_record,
+    metrics_of,
+    write_metrics,
+    written_settings,
+)
 from ml.errors import UserError, one_line
 from ml.hyperparameters import parse_settings
 from ml.judge.judging import judge_models
 from ml.learn.fold_training import Places, train_fold
 from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
 from ml.learn.folds import described as described_folds
+from ml.learn.members import best_first, members_of, widest_of, with_lookbacks
+from ml.learn.population_training import Population, kept_of, tell_best, train_members
+from ml.learn.population_training import described as described_population
 from ml.learn.split import times_of
 from ml.log import say
 from ml.platform.failure import failures_reported
@@ -41,30 +56,36 @@ def main() -> None:
         job = read_job(base)
         settings = parse_settings(job.hyperparameters, day_of_job(job.hyperparameters, job.checkpoints, job.name))
         job.refuse_several_hosts()
+        members = members_of(settings)
+        widest = widest_of(members) if members else settings
         configure_aws(settings.kydb_timeout)
-        check_folder(job.model, settings.weights)
+        check_folder(job.model, widest.weights)
         target = _target(job, settings)
         try:
             if target:
-                target.check(settings, given_up=stop)
-            prices = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
+                for each in with_lookbacks(members) if members else [settings]:
+                    target.check(each, given_up=stop)
+            prices = labelled_prices(widest, job.channels, available_memory()[0], given_up=stop)
         except UserError:
             if not stop():  # which ends the waiting for a KYDB that does not answer
                 raise
         if stop():
             say("stopped before training began: there is no model")
             return
-        folds = folds_of(prices.frame, settings)
-        check_memory(settings, len(prices.frame))
+        folds = folds_of(prices.frame, widest)
+        lookbacks = len({member.settings.lookback for member in members})
+        check_memory(widest, len(prices.frame), networks=max(1, len(members)), lookbacks=max(1, lookbacks))
         for line in (*prices.lines, described_folds(folds)):
             say(line)
+        if members:
+            say(described_population(members, settings.halving))
         data = prices.facts | rows_of_parts(folds)
         record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
         instance = find_instance(
             settings.precision,
             instance_type=job.instance_type,
             allow_cpu=settings.allow_cpu,
-            weights=settings.weights,
+            weights=widest.weights * max(1, len(members)),
             programs=program_folders(job.checkpoints, job.name),
         )
         record["device"] = instance.description
@@ -72,9 +93,18 @@ def main() -> None:
         record["programs"] = list(map(str, instance.programs))
         say(f"device: {instance.description}")
         places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
-        train = functools.partial(train_fold, settings, instance, record["data"]["sha256"], places, stop)
-        outcome = train_in_turn(folds, train, stop)
-        _deliver(job, settings, target, folds, outcome, record, stop)
+        digest = record["data"]["sha256"]
+        if members:
+            population = train_members(members, settings.halving, instance, digest, places, stop, folds[-1])
+            kept, outcome = kept_of(population, settings.monitor)
+            settings = kept.member.settings
+            record["settings"] = written_settings(settings)
+        else:
+            population = None
+            outcome = train_in_turn(
+                folds, functools.partial(train_fold, settings, instance, digest, places, stop), stop
+            )
+        _deliver(job, settings, target, folds, outcome, record, stop, population)
 
 
 def _target(job: Job, settings: Settings) -> ModelTarget | None:
@@ -92,11 +122,19 @@ def _deliver(
     outcome: Outcome,
     record: JobRecord,
     stop: StopSignal,
+    population: Population | None,
 ) -> None:
     """Saves the model that is kept; unless the job was stopped, says what it is worth and publishes it."""
     result = outcome.kept.result
     metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
+    if population:
+        ranked = best_first(population.results, settings.monitor)
+        metrics["population"] = [cast(MemberEntry, each.as_json()) for each in population.results]
+        metrics["member"] = ranked[0].member.number
+        tell_best(ranked, settings.monitor)
     h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
+    if population:
+        _leave_population(job.output_data, population, settings.monitor, folds[-1])
     if outcome.stopped:
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
         say(f"stopped: {what} is in {job.model}, nothing was published")
@@ -116,6 +154,22 @@ def _deliver(
                 f"launch.py publish {job.name}"
             )
         keep()
+
+
+def _leave_population(folder: Path, population: Population, monitor: str, fold: Fold) -> None:
+    """Writes the leaderboard, and all networks' predictions unless the job was stopped; the model is safe by then."""
+    # Imported here, since pyarrow takes a moment that other jobs need not wait for.
+    from ml.deliver.population_files import write_leaderboard, write_predictions
+
+    ranked = [cast(MemberEntry, each.as_json()) for each in best_first(population.results, monitor)]
+    try:
+        write_leaderboard(folder, ranked)
+        if population.predicted:
+            rows, probabilities = population.predicted
+            numbers = [result.member.number for result in population.results]
+            write_predictions(folder, fold.held_out, rows, numbers, probabilities)
+    except UserError as error:
+        say(f"NO LEADERBOARD: {error}; the model is whole")
 
 
 def _decision(

@@ -16,6 +16,7 @@ from typing import Any
 from ml.dates import relative_day, today
 from ml.errors import UserError
 from ml.kydb_urls import check_url
+from ml.points import parse_points, parse_ranges
 from ml.settings import PRESETS, SETTINGS, Settings
 
 # Limits of a key, in bytes of UTF-8, below those of every backend (255 for a file's name, 1,024 for an S3 key), since
@@ -248,7 +249,51 @@ def problems_with(hyperparameters: Mapping[str, Any], day: date | None = None) -
             f"hyperparameter folds times validation_fraction must be in (0, 1), received "
             f"{values['folds']} times {fraction}"
         )
+    problems.extend(_population_problems(values))
     return values, problems
+
+
+def _population_problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a population, and with the lookback whose rows are used."""
+    given: dict[str, Any] = {name: field.default for name, field in SETTINGS.items()} | dict(values)
+    problems, lookbacks = [], [given["lookback"]]
+    try:
+        if given["points"]:
+            lookbacks.extend(point.get("lookback", 0) for point in parse_points(given["points"], parse_value))
+        if given["ranges"]:
+            ranges = [range_ for range_ in parse_ranges(given["ranges"], parse_value) if range_.name == "lookback"]
+            lookbacks.extend(int(max(range_.high, *range_.values, 0)) for range_ in ranges)
+    except UserError as error:
+        problems.append(str(error))
+    if 0 < given["longest_lookback"] < max(lookbacks):
+        problems.append(
+            f"hyperparameter longest_lookback must be 0 or at least lookback, received {given['longest_lookback']} and "
+            f"a lookback of {max(lookbacks)}"
+        )
+    if given["points"] and (given["ranges"] or given["population"] > 1):
+        problems.append("hyperparameter points takes the place of population and ranges; set it or those, not both")
+    elif given["population"] > 1 and not given["ranges"]:
+        problems.append(
+            f"hyperparameter population={given['population']} needs ranges, which say what its networks differ in"
+        )
+    elif given["ranges"] and given["population"] == 1:
+        problems.append("hyperparameter ranges needs a population, received population=1; set it to how many to train")
+    several = given["points"] or given["population"] > 1
+    if given["halving"] > 1 and not several:
+        problems.append(f"hyperparameter halving={given['halving']:g} needs a population, received population=1")
+    if several:
+        reasons = {
+            "validation_fraction": (given["validation_fraction"] == 0, "chooses its best member on a validation part"),
+            "monitor": (given["monitor"] == "last", "chooses its best member by a metric, val_loss or val_accuracy"),
+            "folds": (given["folds"] > 1, "chooses its best member on one validation part, and a fold would choose "
+                      "another; set folds=1"),
+            "precision": (given["precision"] == "float16", "cannot share the loss scale that float16 needs, which one "
+                          "member that diverges would spoil for all; set float32 or bfloat16"),
+        }  # fmt: skip
+        problems.extend(
+            f"a population {why}, received {name}={given[name]}" for name, (wrong, why) in reasons.items() if wrong
+        )
+    return problems
 
 
 def parse_settings(hyperparameters: Mapping[str, Any], day: date | None = None) -> Settings:

@@ -59,6 +59,11 @@ def _setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _same_rows(settings: "Settings") -> bool:
+    """Whether the rows are those of another lookback than the job's own."""
+    return bool(settings.longest_lookback)
+
+
 def _cosine(settings: "Settings") -> bool:
     """Whether the learning rate falls as a cosine, which depends on how many epochs it falls in."""
     return settings.schedule == "cosine"
@@ -121,6 +126,7 @@ class Settings:
         "use the rows as if lookback were this, so that models of several lookbacks are trained and judged on the same "
         "rows; 0: as lookback says",
         interval="[0, 100000]",
+        changes_weights=_same_rows,
     )
     horizon: int = _setting(
         300,
@@ -215,7 +221,7 @@ class Settings:
     )
     ranges: str = _setting(
         "",
-        f"what the networks of a population differ in, as SageMaker's ParameterRanges in JSON; any of "
+        "what the networks of a population differ in, as SageMaker's ParameterRanges in JSON; any of "
         f"{', '.join(VARIED)}",
         changes_weights=False,
     )
@@ -347,6 +353,11 @@ class Settings:
             if changes(self) if callable(changes) else changes:
                 found[field.name] = getattr(self, field.name)
         return found
+
+    @property
+    def rows_lookback(self) -> int:
+        """The lookback that says which rows are trained and judged on."""
+        return max(self.lookback, self.longest_lookback)
 
     @property
     def weights(self) -> int:

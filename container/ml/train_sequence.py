@@ -83,6 +83,8 @@ class TrainSequence(keras.utils.PyDataset):
         seed: of the shuffle; the order is a function of the seed and the epoch alone.
         max_gap: longest time between two bars of a segment, such as `30min` or `4d`; `off`: any.
         skip_flat: whether to leave out the windows whose prices are all the same, which say nothing.
+        longest_lookback: use the windows that end where a window of so many prices does, so that sequences of several
+            lookbacks are of the same rows in the same order, and leave out those where that one is flat; 0: all.
         **kwargs: of `keras.utils.PyDataset`: workers, use_multiprocessing, max_queue_size.
 
     Attributes:
@@ -110,6 +112,7 @@ class TrainSequence(keras.utils.PyDataset):
         seed: int = 0,
         max_gap: str = MAX_GAP,
         skip_flat: bool = False,
+        longest_lookback: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -122,9 +125,10 @@ class TrainSequence(keras.utils.PyDataset):
         for name, value in (("lookback_period", lookback_period), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, received {value}")
-        if len(train_data) < lookback_period:
+        longest = max(lookback_period, longest_lookback)
+        if len(train_data) < longest:
             raise UserError(
-                f"{len(train_data):,} rows are fewer than the {lookback_period:,} of one window; "
+                f"{len(train_data):,} rows are fewer than the {longest:,} of one window; "
                 "use more data or a smaller lookback"
             )
         prices, positions = (_numbers(train_data[name]) for name in ("mid", "position"))
@@ -136,20 +140,22 @@ class TrainSequence(keras.utils.PyDataset):
         self.low, self.height = window_scales(self.prices, lookback_period)
         self.labels = (positions[lookback_period - 1 :] > 0).astype(np.int8)
         del prices, positions
-        valid = valid_starts(segment_bounds(train_data, max_gap), lookback_period)
+        valid = self._of_longest(valid_starts(segment_bounds(train_data, max_gap), longest), False)
         if not valid.any():
             raise UserError(
-                f"no segment of the {len(train_data):,} rows has the {lookback_period:,} of one window; use a longer "
+                f"no segment of the {len(train_data):,} rows has the {longest:,} of one window; use a longer "
                 f"max_gap than {max_gap}, or a smaller lookback"
             )
         flat = self.height == 0
         self.height[flat] = 1
+        if longest > lookback_period:
+            flat = self._of_longest(window_scales(self.prices, longest)[1] == 0, True)
         self.flat_windows = int(np.count_nonzero(flat & valid))
         if skip_flat and self.flat_windows:
             valid &= ~flat
             if not valid.any():
                 raise UserError(
-                    f"every window of {lookback_period:,} prices is flat: the price never moves within one; "
+                    f"every window of {longest:,} prices is flat: the price never moves within one; "
                     "use other prices or a larger lookback"
                 )
         self.start_type = np.int32 if len(self.prices) <= _INT32_ROWS else np.int64
@@ -169,12 +175,16 @@ class TrainSequence(keras.utils.PyDataset):
             filled += end - first
         return starts
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The starts in the order that an epoch (from 0) uses them, (num_windows,)."""
+    def order(self, epoch: int, seed: int | None = None) -> np.ndarray:
+        """The starts in the order that an epoch (from 0) uses them, (num_windows,); by the given seed or its own."""
         starts = self.starts
         if self._shuffle:
-            np.random.default_rng([self._seed, epoch]).shuffle(starts)
+            np.random.default_rng([self._seed if seed is None else seed, epoch]).shuffle(starts)
         return starts
+
+    def _of_longest(self, values: np.ndarray, before: bool) -> np.ndarray:
+        """Values of longer windows at the windows that end where they do; `before` where none does."""
+        return np.concatenate([np.full(len(self.height) - len(values), before), values])
 
     def windows(self, starts: np.ndarray) -> np.ndarray:
         """The normalised windows that begin at the given rows: float32, (len(starts), lookback_period)."""

@@ -182,3 +182,20 @@ def test_keras_workers_get_every_window_once_an_epoch(workers):
     model.compile(loss="mse")
     model.fit(Recorder(frame, 20, 32, **workers), epochs=3, verbose=0)
     assert float(model.total.numpy()) == 3 * expected
+
+
+def test_sequences_of_two_lookbacks_can_be_of_the_same_rows_in_the_same_order():
+    prices = random_walk(300)
+    prices[100:130] = 1000  # windows of 5 are flat there, and so are a few of 20
+    frame = frame_of(prices)
+    minutes = pd.date_range("2020-01-01", periods=300, freq="min")
+    frame.index = minutes[:200].append(minutes[200:] + pd.Timedelta(days=10))
+    options = {"batch_size": 32, "seed": 3, "skip_flat": True}
+    long, short = TrainSequence(frame, 20, **options), TrainSequence(frame, 5, longest_lookback=20, **options)
+    for epoch in (0, 1):
+        np.testing.assert_array_equal(long.order(epoch) + 19, short.order(epoch) + 4)
+    np.testing.assert_allclose(short.windows(short.starts), true_windows(prices, short.starts, 5), atol=1e-6)
+    np.testing.assert_array_equal(long.labels[long.starts], short.labels[short.starts])
+    assert long.num_windows < TrainSequence(frame, 5, **options).num_windows
+    same = TrainSequence(frame, 5, longest_lookback=5, **options)
+    np.testing.assert_array_equal(same.starts, TrainSequence(frame, 5, **options).starts)

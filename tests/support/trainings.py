@@ -60,8 +60,9 @@ def trainer_of(settings, *, instance=None, validated=True):
     instance = instance or cpu()
     with instance.strategy.scope():
         model = build_network(settings)
-    train = sequence_of(1500, 1, settings, seed=settings.seed)
-    validation = sequence_of(400, 2, settings, enable_shuffle=False) if validated else None
+    rows = {"longest_lookback": settings.longest_lookback}
+    train = sequence_of(1500, 1, settings, seed=settings.seed, **rows)
+    validation = sequence_of(400, 2, settings, enable_shuffle=False, **rows) if validated else None
     return model, Trainer(model, settings, instance, train, validation)
 
 

@@ -10,6 +10,7 @@ the turns' ratios. Prices are the simulated market's, so that anyone gets the sa
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
@@ -397,6 +398,51 @@ def batch_size():
 def lookback():
     """Windows a second over lookbacks, batch 4400"""
     return {str(length): epoch_seconds(100_000, length, BATCH, 6 * BATCH) for length in (60, 240, 720, 1440, 2880)}
+
+
+@case
+def population():
+    """Eight default networks at once, windows a second in all, against one alone; they share windows, or differ more"""
+    from ml.learn.members import members_of
+    from ml.learn.population import PopulationTrainer
+    from ml.platform.hardware import find_instance
+    from ml.settings import Settings
+    from ml.train_sequence import TrainSequence
+
+    base = Settings()
+    steps = 1000 if has_gpu() else 64
+    frame = history(base.lookback + steps * base.batch_size - 1)
+    sequence = TrainSequence(frame, base.lookback, base.batch_size, seed=base.seed)
+    held_out = TrainSequence(frame.iloc[: base.lookback + 1000], base.lookback, base.batch_size, enable_shuffle=False)
+    one, windows = steps_of(
+        trainer(sequence, **dataclasses.asdict(base)), sequence, base.batch_size, sequence.num_windows
+    )
+    rates = [{"learning_rate": rate} for rate in np.geomspace(1e-4, 1e-2, 8).tolist()]
+    kinds = {
+        "learning_rates": rates,
+        "seeds": [point | {"seed": seed} for seed, point in enumerate(rates)],
+        "lookbacks": [point | {"lookback": base.lookback - 8 * i} for i, point in enumerate(rates)],
+        "64_learning_rates": [{"learning_rate": rate} for rate in np.geomspace(1e-4, 1e-2, 64).tolist()],
+    }
+
+    def epoch_of(points):
+        members = members_of(dataclasses.replace(base, points=json.dumps(points)))
+        instance = find_instance(base.precision, allow_cpu=True, weights=base.weights * len(members))
+        training = PopulationTrainer(members, instance, sequence, held_out)
+
+        def run():
+            training.progress.begin_epoch()
+            for _ in training.epoch_parts():
+                pass
+
+        return run
+
+    found = in_turns(one=one, **{name: epoch_of(points) for name, points in kinds.items()})
+    result = {"windows_a_second_of_one": windows / statistics.median(found["one"])}
+    for name, points in kinds.items():
+        result[f"windows_a_second_{name}"] = len(points) * windows / statistics.median(found[name])
+        result[f"times_one_{name}"] = len(points) * ratio(found["one"], found[name])
+    return result
 
 
 @case

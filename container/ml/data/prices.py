@@ -125,7 +125,7 @@ def together(histories: Iterable[tuple[str, History]], settings: Settings, tell:
         except UserError as error:
             problems.append(f"{name}: {error}" if name else str(error))
             continue
-        facts.add(segment_facts(history, settings.lookback, settings.horizon, settings.max_gap, name))
+        facts.add(segment_facts(history, settings.rows_lookback, settings.horizon, settings.max_gap, name))
         buys = int((with_labels["position"] > 0).sum())
         known.append(
             _Known(

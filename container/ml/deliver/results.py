@@ -76,6 +76,26 @@ class JobRecord(TypedDict):
     programs: NotRequired[list[str]]
 
 
+class MemberEntry(TypedDict):
+    """What came of one network of a population.
+
+    Attributes:
+        member: its number, from 0.
+        settings: those that networks differ in, by name.
+        status: Completed, Stopped with the job, Pruned by halving, or Diverged.
+        epochs: how many it was trained.
+        best_epoch: the one whose weights count; None where there is none.
+        metrics: of that epoch, by name.
+    """
+
+    member: int
+    settings: dict[str, Any]
+    status: str
+    epochs: int
+    best_epoch: int | None
+    metrics: dict[str, float | None]
+
+
 class Metrics(TypedDict):
     """metrics.json: what a job measured. A number that is none (nan, infinity) is None.
 
@@ -90,6 +110,8 @@ class Metrics(TypedDict):
         epochs: of each epoch its number (`epoch`) and its metrics.
         performance: what the model is worth on its held-out rows: `verdict`, `profit_verdict`, `metrics` and more.
         folds: of each fold what it measured.
+        population: what came of each network that was trained at once, in order; there where the job trained several.
+        member: the number of the one that is kept; all else in this file is of it.
     """
 
     schema: NotRequired[int]
@@ -102,24 +124,30 @@ class Metrics(TypedDict):
     epochs: list[dict[str, float | None]]
     performance: NotRequired[dict[str, Any]]
     folds: NotRequired[list[dict[str, Any]]]
+    population: NotRequired[list[MemberEntry]]
+    member: NotRequired[int]
 
 
 def job_record(*, job: str, instance_type: str, settings: Settings, data: Mapping[str, Any]) -> JobRecord:
     """What a model is made from; the arguments as in `JobRecord`."""
-    values = {
-        name: str(value) if name in ("start_date", "end_date") and value else value
-        for name, value in dataclasses.asdict(settings).items()
-    }
-    values |= {name: redacted(values[name]) for name in ("prices_db", "model_db")}
     return {
         "schema": SCHEMA,
         "version": ml.__version__,
         "job": job,
         "instance_type": instance_type,
-        "settings": values,
+        "settings": written_settings(settings),
         "data": cast(Data, dict(data)),
         "libraries": library_versions(),
     }
+
+
+def written_settings(settings: Settings) -> dict[str, Any]:
+    """The settings as job.json has them, without the secrets of their URLs."""
+    values = {
+        name: str(value) if name in ("start_date", "end_date") and value else value
+        for name, value in dataclasses.asdict(settings).items()
+    }
+    return values | {name: redacted(values[name]) for name in ("prices_db", "model_db")}
 
 
 def metrics_of(

@@ -68,7 +68,13 @@ def train_fold(
 
     def sequence(rows, **options) -> TrainSequence:
         return TrainSequence(
-            rows, settings.lookback, settings.batch_size, max_gap=settings.max_gap, skip_flat=True, **options
+            rows,
+            settings.lookback,
+            settings.batch_size,
+            max_gap=settings.max_gap,
+            skip_flat=True,
+            longest_lookback=settings.longest_lookback,
+            **options,
         )
 
     train = sequence(fold.train_rows, seed=settings.seed)

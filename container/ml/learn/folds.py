@@ -156,7 +156,7 @@ def folds_of(history: pd.DataFrame, settings: Settings) -> list[Fold]:
     Raises:
         UserError: a part has no window.
     """
-    rows, lookback, count = len(history), settings.lookback, settings.folds
+    rows, lookback, count = len(history), settings.rows_lookback, settings.folds
     if rows < lookback:
         raise UserError(
             f"{rows:,} rows of prices are fewer than the {lookback:,} of one window; use more data or a "
@@ -190,7 +190,7 @@ def folds_of(history: pd.DataFrame, settings: Settings) -> list[Fold]:
 
 
 def _check_rows(fold: Fold, held_out: int, settings: Settings) -> None:
-    rows, lookback = len(fold.prices), settings.lookback
+    rows, lookback = len(fold.prices), settings.rows_lookback
     training = fold.counts[0] if fold.split else 0
     if training >= lookback:
         return
@@ -210,11 +210,11 @@ def _check_rows(fold: Fold, held_out: int, settings: Settings) -> None:
 def _check_segments(fold: Fold, bounds: np.ndarray, settings: Settings) -> None:
     """Whether each part has a segment that is long enough for a window."""
     for part, does in zip(fold.parts, ("trained", "validated"), strict=True):
-        if part and (longest := longest_segment(bounds, part)) < settings.lookback:
+        if part and (longest := longest_segment(bounds, part)) < settings.rows_lookback:
             which = f" of fold {fold.number}" if fold.subfolder else ""
             raise UserError(
-                f"no segment of the rows that are {does} on{which} has the {settings.lookback:,} of one window, the "
-                f"longest has {longest:,}: gaps above max_gap ({settings.max_gap}) cut the history, and the last "
+                f"no segment of the rows that are {does} on{which} has the {settings.rows_lookback:,} of one window, "
+                f"the longest has {longest:,}: gaps above max_gap ({settings.max_gap}) cut the history, and the last "
                 f"{settings.horizon:,} rows before a cut have no label (horizon); use a longer max_gap, or a smaller "
                 "lookback or horizon"
             )

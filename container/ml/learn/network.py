@@ -8,9 +8,11 @@ share a batch.
 """
 
 import functools
+import itertools
 from typing import Any, cast
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ml.settings import Settings
@@ -43,6 +45,15 @@ def build_network(settings: Settings) -> keras.Sequential:
     initial = _initial(settings.seed + settings.layers)
     model.add(keras.layers.Dense(2, "softmax", kernel_initializer=initial, name="sell_buy"))
     return model
+
+
+def initial_weights(settings: Settings) -> list[np.ndarray]:
+    """The weights of `build_network(settings)`, in order (kernel, bias, ...), without a model."""
+    sizes = [settings.lookback, *[settings.nodes] * settings.layers, 2]
+    weights = []
+    for layer, shape in enumerate(itertools.pairwise(sizes)):
+        weights += [np.asarray(_initial(settings.seed + layer)(shape)), np.zeros(shape[1], np.float32)]
+    return weights
 
 
 def _initial(seed: int) -> Any:  # whose type Keras' stubs take for text
@@ -133,13 +144,17 @@ def _backward_of_output(activation, upstream, kernel, dropout):
 
 
 def _hash(key, rows, units):
-    """A uniform uint32 for each (row, unit): an integer hash of their number and the key.
+    """A uniform uint32 for each (row, unit)."""
+    return hashed(key, rows[:, None] * units + tf.range(units))
+
+
+def hashed(key, number):
+    """A uniform uint32 for each int32 number: an integer hash of it and the key.
 
     Shifts and factors are those of a 32-bit mixer found by search and listed in C. Wellons' hash-prospector
     (public domain): every input bit changes every output bit with probability near one half.
     """
-    number = tf.bitcast(rows[:, None] * units + tf.range(units), tf.uint32)
-    mixed = tf.bitwise.bitwise_xor(number * tf.constant(0x9E3779B9, tf.uint32), key)
+    mixed = tf.bitwise.bitwise_xor(tf.bitcast(number, tf.uint32) * tf.constant(0x9E3779B9, tf.uint32), key)
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         mixed = _shift_xor(mixed, shift) * tf.constant(factor, tf.uint32)
     return _shift_xor(mixed, 15)

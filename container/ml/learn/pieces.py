@@ -3,15 +3,15 @@
 A CPU's own multiplications are faster than XLA's for large networks.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from ml.learn.devices import Instance
-from ml.learn.loop import Sums
+from ml.learn.loop import Arithmetic, Sums, numbers
 from ml.learn.network import graph
-from ml.learn.step import Steps
 from ml.settings import Settings
 
 # Windows trained in one call into TensorFlow: long enough that a call's own cost (about 1 ms) vanishes,
@@ -27,11 +27,11 @@ class Pieces:
 
     Args:
         steps: the arithmetic.
-        settings: batch_size, layers, and those that the network's size follows from.
+        settings: batch_size, layers, and those that the network's size follows from; of several, the largest's.
         instance: the devices and what is compiled for them.
     """
 
-    def __init__(self, steps: Steps, settings: Settings, instance: Instance):
+    def __init__(self, steps: Arithmetic, settings: Settings, instance: Instance):
         self._steps, self._settings, self._strategy = steps, settings, instance.strategy
         self._gradients = graph(steps.gradients, jit_compile=instance.compile_step)
         # Not wrapped otherwise: several devices meet in the update, which a nested function cannot hold.
@@ -39,7 +39,9 @@ class Pieces:
         self._update = graph(apply, jit_compile=True) if instance.compile_update else apply
         self._order = self._keys = np.empty(0)
         starts, keys = tf.TensorSpec((None, None), steps.start_type), tf.TensorSpec((None, None), tf.uint32)
-        self._train = graph(self._train_steps, input_signature=(starts, keys))
+        orders = tf.TensorSpec((None, None, *steps.orders), steps.start_type)
+        self._zero = tf.zeros(steps.networks) if steps.networks else 0.0
+        self._train = graph(self._train_steps, input_signature=(orders, keys))
         self._measure = graph(self._measure_steps, input_signature=(starts, keys))
         self._predict = graph(self._predict_windows, input_signature=(tf.TensorSpec((None,), steps.start_type),))
 
@@ -49,14 +51,14 @@ class Pieces:
     def train(self, first: int, last: int, sums: Sums) -> tuple[int, Sums]:
         starts = self._starts_of_call(self._order, first)[: last - first]
         loss, correct = self._train(starts, self._keys[first : first + len(starts)])
-        return len(starts), Sums(sums.loss + float(loss), sums.correct + float(correct))
+        return len(starts), Sums(sums.loss + numbers(loss), sums.correct + numbers(correct))
 
     def measure(self, order: np.ndarray) -> Sums:
         loss_sum = correct_sum = 0.0
         for starts in self._calls(order):
             no_keys = np.zeros((len(starts), self._settings.layers), np.uint32)
             loss, correct = self._measure(starts, no_keys)
-            loss_sum, correct_sum = loss_sum + float(loss), correct_sum + float(correct)
+            loss_sum, correct_sum = loss_sum + numbers(loss), correct_sum + numbers(correct)
         return Sums(loss_sum, correct_sum)
 
     def predict(self, order: np.ndarray) -> np.ndarray:
@@ -71,21 +73,22 @@ class Pieces:
             step += len(starts)
 
     def _starts_of_call(self, order: np.ndarray, step: int) -> np.ndarray:
-        """Start rows of the steps of the next call: (steps, batch).
+        """Start rows of the steps of the next call: (steps, batch, ...).
 
         An epoch's first batch, after which it is known to run, and its last one, smaller than the others, are
         calls of their own.
 
         Args:
-            order: start rows of all windows of an epoch.
+            order: start rows of all windows of an epoch, (windows, ...).
             step: the first step of the call.
         """
         batch = self._settings.batch_size
-        windows = WINDOWS_PER_CALL * min(1, _MEASURED_WEIGHTS / self._settings.weights)
+        weights = self._settings.weights * math.prod(self._steps.networks)
+        windows = WINDOWS_PER_CALL * min(1, _MEASURED_WEIGHTS / weights)
         steps = max(1, int(windows) // batch) if step else 1
         starts = order[step * batch : (step + steps) * batch]
         whole = len(starts) // batch
-        return starts[: whole * batch].reshape(whole, batch) if whole else starts[None, :]
+        return starts[: whole * batch].reshape(whole, batch, *order.shape[1:]) if whole else starts[None, :]
 
     def _train_steps(self, starts, keys):
         """Trains on each row of starts.
@@ -118,7 +121,8 @@ class Pieces:
                 for total, result in zip(sums, results, strict=True)
             )
 
-        _, *sums = tf.while_loop(lambda step, *_: step < tf.shape(starts)[0], run, (0, 0.0, 0.0))
+        zero = self._zero
+        _, *sums = tf.while_loop(lambda step, *_: step < tf.shape(starts)[0], run, (0, zero, zero))
         return sums
 
     def _replica_step(self, starts, keys):
@@ -134,7 +138,8 @@ class Pieces:
 
     def _replica_predict(self, starts):
         mine, rows = _share(starts)
-        return tf.scatter_nd(rows[:, None], self._steps.predict(mine, rows), tf.shape(starts))
+        shape = [tf.shape(starts)[0], *self._steps.networks]
+        return tf.scatter_nd(rows[:, None], self._steps.predict(mine, rows), shape)
 
 
 def _share(starts):

@@ -13,16 +13,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import ops
 
-from ml.learn.loop import Sums
+from ml.learn.loop import Arithmetic, Sums, numbers
 from ml.learn.network import graph
-from ml.learn.step import Steps
 
 _SECONDS_A_CALL = 1.0  # a stop signal, a due checkpoint and the progress bar wait as long
 _GROWTH = 16  # of a call's steps over those of the one before, at most
 
 _NAMES_BEGIN = 1 << 20  # counting as far takes 0.1 s; what precedes a first training takes some thousands
-
-_CALL = (tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.int32), *[tf.TensorSpec((), tf.float64)] * 2)
 
 
 class Program:
@@ -31,19 +28,21 @@ class Program:
     Args:
         steps: the arithmetic.
         batch_size: windows in a step.
-        layers: hidden layers of the network.
+        keys: that the dropout masks of a step are made from.
         windows: of an epoch.
         validation_windows: of the validation part.
     """
 
-    def __init__(self, steps: Steps, *, batch_size: int, layers: int, windows: int, validation_windows: int):
+    def __init__(self, steps: Arithmetic, *, batch_size: int, keys: int, windows: int, validation_windows: int):
         self._steps, self._pace = steps, _Pace()
-        self._batches = _Batches(windows, batch_size, steps.start_type)
+        self._batches = _Batches(windows, batch_size, steps.start_type, steps.orders)
         self._validation_batches = _Batches(validation_windows, batch_size, steps.start_type)
-        keys = np.zeros((self._batches.count, layers), np.uint32)
-        self._keys = tf.Variable(cast(Any, keys), trainable=False)  # the stubs know of tensors alone
+        no_keys = np.zeros((self._batches.count, keys), np.uint32)
+        self._keys = tf.Variable(cast(Any, no_keys), trainable=False)  # the stubs know of tensors alone
+        step, sums = tf.TensorSpec((), tf.int32), tf.TensorSpec(steps.networks, tf.float64)
+        self._call = graph(self._train, jit_compile=True, input_signature=(step, step, sums, sums))
         _align_names()
-        for function in (self._train, *([self._evaluate] if validation_windows else [])):
+        for function in (self._call, *([self._evaluate] if validation_windows else [])):
             cast(Any, function).get_concrete_function()  # the stubs take it for a method
 
     def begin_epoch(self, order: np.ndarray, keys: np.ndarray) -> None:
@@ -53,20 +52,19 @@ class Program:
     def train(self, first: int, last: int, sums: Sums) -> tuple[int, Sums]:
         steps = min(self._pace.steps, last - first)
         began = time.perf_counter()
-        loss, correct = (float(total) for total in self._train(first, first + steps, *sums))
+        loss, correct = (numbers(total) for total in self._call(first, first + steps, *sums))
         self._pace.adapt(steps, time.perf_counter() - began)
         return steps, Sums(loss, correct)
 
     def measure(self, order: np.ndarray) -> Sums:
         self._validation_batches.assign(order)
         loss, correct, _ = self._evaluate()
-        return Sums(float(loss), float(correct))
+        return Sums(numbers(loss), numbers(correct))
 
     def predict(self, order: np.ndarray) -> np.ndarray:
         self._validation_batches.assign(order)
-        return self._evaluate()[2].numpy().reshape(-1)[: len(order)]
+        return self._evaluate()[2].numpy().reshape(-1, *self._steps.networks)[: len(order)]
 
-    @graph(jit_compile=True, input_signature=_CALL)
     def _train(self, first, end, loss_sum, correct_sum):
         """Trains the steps [first, end) of the epoch and adds to its sums, one step's after the other's.
 
@@ -85,8 +83,9 @@ class Program:
     def _evaluate(self):
         """The sums over the validation windows, and the probability of buy of each, (steps, batch)."""
         batches = self._validation_batches
-        zero = tf.constant(0.0, tf.float64)
-        probabilities = tf.TensorArray(tf.float32, batches.count, element_shape=(batches.size,))
+        zero = tf.zeros(self._steps.networks, tf.float64)
+        shape = (batches.size, *self._steps.networks)
+        probabilities = tf.TensorArray(tf.float32, batches.count, element_shape=shape)
 
         def run(step, probabilities, *sums):
             starts, rows, used = batches.batch(step)
@@ -102,17 +101,17 @@ class Program:
 class _Batches:
     """Start rows on the device, in batches of one size: the last one is filled up with windows that do not count."""
 
-    def __init__(self, windows: int, batch_size: int, start_type: Any):
+    def __init__(self, windows: int, batch_size: int, start_type: Any, orders: tuple[int, ...] = ()):
         self._windows, self._start_type = windows, start_type
         self.size = max(1, min(batch_size, windows))
         self.count = math.ceil(windows / self.size)
-        starts = np.zeros((self.count, self.size), start_type)
+        starts = np.zeros((self.count, self.size, *orders), start_type)
         self._starts = tf.Variable(cast(Any, starts), trainable=False)
 
     def assign(self, order: np.ndarray) -> None:
-        filled = np.zeros(self.count * self.size, self._start_type)
+        filled = np.zeros((self.count * self.size, *order.shape[1:]), self._start_type)
         filled[: len(order)] = order
-        self._starts.assign(filled.reshape(self.count, self.size))
+        self._starts.assign(filled.reshape(self.count, self.size, *order.shape[1:]))
 
     def batch(self, step):
         """Of a batch's windows the start rows, the places in it, and whether they count."""

@@ -60,10 +60,14 @@ class Steps:
 
     Attributes:
         start_type: of start rows: int64 where int32 is too short.
+        networks, orders: of one network, as `loop.Arithmetic` has them.
         windows: the training windows.
         weights: the model's trainable weights, in order (kernel, bias, ...), float32.
         optimizer: their update rule, with its slots.
     """
+
+    networks: tuple[int, ...] = ()
+    orders: tuple[int, ...] = ()
 
     def __init__(
         self,

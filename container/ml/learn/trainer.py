@@ -33,7 +33,7 @@ from ml.metrics import metric_line, rounded
 from ml.settings import Settings
 from ml.train_sequence import TrainSequence
 
-_DIVERGED = "the loss is no number any more"
+DIVERGED = "the loss is no number any more"
 
 
 class Report(Protocol):
@@ -56,6 +56,19 @@ class TrainingResult:
     history: list[dict[str, float]]
     best_epoch: int
     stopped: bool
+
+
+def dropout_keys(seed: int, epoch: int, steps: int, layers: int) -> np.ndarray:
+    """What the dropout masks of each step of an epoch are made from: uint32, (steps, hidden layers)."""
+    return np.random.default_rng([seed, epoch, 1]).integers(2**32, size=(steps, layers), dtype=np.uint32)
+
+
+def is_better(metrics: dict[str, float], best: dict[str, float], monitor: str) -> bool:
+    """Whether an epoch's monitored metric is better than the best one's."""
+    if monitor == "last":
+        return True
+    difference = metrics[monitor] - best[monitor]
+    return difference < 0 if monitor == "val_loss" else difference > 0
 
 
 class Trainer:
@@ -143,7 +156,7 @@ class Trainer:
             saver.save(force=True)
         elif not state.best:
             raise UserError(
-                f"training diverged: {_DIVERGED} after its first epoch; lower learning_rate "
+                f"training diverged: {DIVERGED} after its first epoch; lower learning_rate "
                 f"({self._settings.learning_rate:g})"
             )
         elif progress.epoch < self._settings.epochs:
@@ -158,8 +171,7 @@ class Trainer:
 
     def dropout_keys(self, epoch: int) -> np.ndarray:
         """What each step's dropout masks are made from: uint32, (steps, hidden layers)."""
-        generator = np.random.default_rng([self._settings.seed, epoch, 1])
-        return generator.integers(2**32, size=(len(self._train), self._settings.layers), dtype=np.uint32)
+        return dropout_keys(self._settings.seed, epoch, len(self._train), self._settings.layers)
 
     @property
     def _validation_order(self) -> np.ndarray:
@@ -173,7 +185,7 @@ class Trainer:
         return Program(
             self.steps,
             batch_size=self._settings.batch_size,
-            layers=self._settings.layers,
+            keys=self._settings.layers,
             windows=self._train.num_windows,
             validation_windows=0 if self._validation is None else self._validation.num_windows,
         )
@@ -236,7 +248,9 @@ class Trainer:
             metrics |= self._measured()
         metrics = {name: rounded(value) for name, value in metrics.items()}
         best = progress.history[progress.best_epoch - 1] if progress.best_epoch else None
-        improved = self._finite(metrics) and (not self._validation or best is None or self._better(metrics, best))
+        improved = self._finite(metrics) and (
+            not self._validation or best is None or is_better(metrics, best, self._settings.monitor)
+        )
         if self._validation:
             kept = metrics if improved or best is None else best
             metrics |= {f"best_{name}": kept[name] for name in ("val_loss", "val_accuracy")}
@@ -256,13 +270,6 @@ class Trainer:
         sums = self.loop.measure(order)
         return {"val_loss": sums.loss / len(order), "val_accuracy": sums.correct / len(order)}
 
-    def _better(self, metrics: dict[str, float], best: dict[str, float]) -> bool:
-        name = self._settings.monitor
-        if name == "last":
-            return True
-        difference = metrics[name] - best[name]
-        return difference < 0 if name == "val_loss" else difference > 0
-
     def _finite(self, metrics: dict[str, float]) -> bool:
         """Whether an epoch's weights and losses are numbers: others predict sell, which may score well."""
         return all(np.isfinite(metrics[name]) for name in ("loss", "val_loss") if name in metrics) and all(
@@ -272,7 +279,7 @@ class Trainer:
     def _over_early(self, progress: Progress) -> str:
         """Why no further epoch is to be trained; empty: go on."""
         if progress.history and not np.isfinite(progress.history[-1]["loss"]):
-            return _DIVERGED
+            return DIVERGED
         patience = self._settings.patience
         if patience and self._validation and progress.epoch - progress.best_epoch >= patience:
             return f"{self._settings.monitor} has not improved for {patience} epochs"

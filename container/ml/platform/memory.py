@@ -15,6 +15,7 @@ from ml.settings import Settings
 _PROGRAM = 720_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
 _FOLD = 45_000_000  # an earlier fold's compiled steps, which stay
 _ROW = 70  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
+_LOOKBACK_ROW = 16  # of each further lookback of a population: lowest price and height, made on the host and copied
 _SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
 _COPIES = 5  # of the weights: the network, its gradients, the best epoch's, two while a checkpoint or model is written
 _WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision multiplied in, forwards and backwards
@@ -23,19 +24,21 @@ _WINDOW_PRICE = 8  # bytes a price of a batch: the windows in the precision mult
 _UNIT_OF_EACH_LAYER, _UNIT_OF_ONE_LAYER = 2, 6
 
 
-def needed_memory(settings: Settings, rows: int) -> int:
+def needed_memory(settings: Settings, rows: int, networks: int = 1, lookbacks: int = 1) -> int:
     """Bytes that training takes beside what the process has before it.
 
     Args:
         settings: the network and the batch.
         rows: of prices to train and to validate on.
+        networks: that are trained at once, each of that size.
+        lookbacks: how many different ones those have.
     """
-    weights = 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
+    weights = networks * 4 * settings.weights * (_COPIES + 2 * _SLOTS[settings.optimizer])
     batch = min(settings.batch_size, rows)
     precision = cpu_precision()[0] if settings.precision == "auto" else settings.precision
     units = settings.nodes * (_UNIT_OF_EACH_LAYER * settings.layers + _UNIT_OF_ONE_LAYER)
-    step = batch * (settings.lookback * _WINDOW_PRICE + units * (4 if precision == "float32" else 2))
-    return _PROGRAM + (settings.folds - 1) * _FOLD + rows * _ROW + weights + step
+    step = networks * batch * (settings.lookback * _WINDOW_PRICE + units * (4 if precision == "float32" else 2))
+    return _PROGRAM + (settings.folds - 1) * _FOLD + rows * (_ROW + (lookbacks - 1) * _LOOKBACK_ROW) + weights + step
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, str]:
@@ -84,7 +87,7 @@ def _cgroups(root: Path) -> Iterator[tuple[Path, str, str, str]]:
         yield from ((folder, *names) for folder in sorted(folders | {top}))
 
 
-def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
+def check_memory(settings: Settings, rows: int, reading: int = 0, networks: int = 1, lookbacks: int = 1) -> None:
     """Refuses a job that the kernel would kill.
 
     Called before prices are read, where their number can be foreseen, and again when they are there.
@@ -93,6 +96,8 @@ def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
         settings: the network and the batch.
         rows: of prices to train and to validate on, known or foreseen.
         reading: bytes that reading them takes for a while; 0: they are read.
+        networks: that are trained at once.
+        lookbacks: how many different ones those have.
 
     Raises:
         UserError: it needs more memory than there is, with both figures and what to change.
@@ -103,13 +108,14 @@ def check_memory(settings: Settings, rows: int, reading: int = 0) -> None:
             f"reading {rows:,} rows of prices needs about {_gb(reading)} of memory and {_gb(max(available, 0))} are "
             f"left of {limit}; use a larger instance, or fewer files"
         )
-    needed = needed_memory(settings, rows)
+    needed = needed_memory(settings, rows, networks, lookbacks)
+    several = f"{networks} networks of " if networks > 1 else ""
     if needed > available:
         raise UserError(
             f"training needs about {_gb(needed)} of memory and {_gb(max(available, 0))} are left of "
-            f"{limit}: {rows:,} rows, {settings.weights:,} weights with {settings.optimizer}, batch_size "
+            f"{limit}: {rows:,} rows, {several}{settings.weights:,} weights with {settings.optimizer}, batch_size "
             f"{settings.batch_size:,} of lookback {settings.lookback:,}; use a larger instance, or a "
-            "smaller batch_size, network or span of dates"
+            f"smaller batch_size, {'population, ' if several else ''}network or span of dates"
         )
 
 

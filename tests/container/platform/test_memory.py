@@ -36,3 +36,12 @@ def test_reading_and_training_are_refused_each_with_its_figures(monkeypatch):
         check_memory(Settings(), 200_000_000, reading=9_000_000_000)
     with pytest.raises(UserError, match="training needs about .* GB of memory and 2.00 GB are left of"):
         check_memory(Settings(nodes=16384, layers=2), 100_000)
+
+
+def test_a_population_needs_the_memory_of_its_networks(monkeypatch):
+    one, eight = (needed_memory(Settings(nodes=512), 10_000, networks=networks) for networks in (1, 8))
+    program = needed_memory(Settings(nodes=1, lookback=2, batch_size=1), 10_000)
+    assert eight - program == pytest.approx(8 * (one - program), rel=0.01)
+    monkeypatch.setattr(memory, "available_memory", lambda: (2_000_000_000, "the container's limit of 2.00 GB"))
+    with pytest.raises(UserError, match="64 networks of 387,074 weights .* smaller batch_size, population"):
+        check_memory(Settings(nodes=512), 10_000, networks=64)

@@ -46,7 +46,9 @@ def build_training_request(path: Path, options: dict[str, Any], place: Place) ->
         UserError: the file or a channel's path is wrong.
     """
     request = _member_request(options) if options.get("member") else read_request(path, TRAINING)
+    named = set(hyperparameters_of(request))
     complete_request(request, options, place)
+    _leave_out_shipped_settings(request, named, options, path)
     return request
 
 
@@ -77,8 +79,10 @@ def build_tuning_request(path: Path, options: dict[str, Any], place: Place) -> t
         The request, and the KYDB URL that its winner is published to: trials publish nothing, so it is taken out.
     """
     request = read_request(path, TUNING)
+    named = set(hyperparameters_of(request))
     _set_search_options(request, options)
     complete_request(request, options, place)
+    _leave_out_shipped_settings(request, named, options, path)
     return request, hyperparameters_of(request).pop("model_db", "")
 
 
@@ -142,7 +146,6 @@ def complete_request(request: dict[str, Any], options: dict[str, Any], place: Pl
         algorithm["TrainingImage"] = place.image
     for name, value in options["settings"].items():
         set_hyperparameter(request, name, value)
-    _leave_out_default_preset(request, options)
     channels = {name: [path] for name, path in options["channels"].items()}
     if options["prices"]:
         channels["train"] = list(options["prices"])
@@ -205,12 +208,22 @@ def _set_fences(request: dict[str, Any], options: dict[str, Any]) -> None:
         request["Tags"] = others + [{"Key": key, "Value": value} for key, value in options["tags"].items()]
 
 
-def _leave_out_default_preset(request: dict[str, Any], options: dict[str, Any]) -> None:
-    """Takes out what the shipped request has for our program and no user gave: their own script gets none of it."""
+def _leave_out_shipped_settings(request: dict[str, Any], named: set[str], options: dict[str, Any], path: Path) -> None:
+    """Takes out what a shipped request sets for our program: a user's own script gets what its user gave.
+
+    Args:
+        request: with the options' overrides.
+        named: the hyperparameters in the file.
+        options: of the command, by their names.
+        path: the file. A user's own may be a copy of the shipped one, with its line for the preset.
+    """
+    if not has_own_script(request):
+        return
     parameters = hyperparameters_of(request)
-    default = parameters.get("preset") == SETTINGS["preset"].default
-    if has_own_script(request) and default and "preset" not in options["settings"]:
-        del parameters["preset"]
+    if path.resolve().parent != Path(__file__).resolve().parent:
+        named = {"preset"} if parameters.get("preset") == SETTINGS["preset"].default else set()
+    for name in named - options["settings"].keys():
+        del parameters[name]
 
 
 def _set_channel(job: dict[str, Any], channel: str, paths: list[str]) -> None:

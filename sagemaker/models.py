@@ -1,7 +1,6 @@
 """Where a model's files are: in a job's folder, in a folder, or in a model.tar.gz."""
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from archive import unpack
 from members import member_name
+from ml.deliver.results import read_job_record
 from ml.errors import UserError
 from ml.settings import SETTINGS, Settings
 from place.base import Job
@@ -78,13 +78,14 @@ def find_h5_file(folder: Path, model_key: str) -> Path:
     return found[0]
 
 
-def job_record(folder: Path) -> tuple[str, dict[str, str]]:
+def job_and_settings(folder: Path) -> tuple[str, dict[str, str]]:
     """A model's job and its settings as text, by its job.json; both empty where there is none."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads((folder / "job.json").read_bytes())
-        if isinstance(content, dict) and isinstance(settings := content.get("settings"), dict):
-            texts = {
-                name: str(value) for name, value in settings.items() if name in SETTINGS and value not in (None, "")
-            }
-            return str(content.get("job", "")), texts
+    with contextlib.suppress(FileNotFoundError, UserError):
+        record = read_job_record(folder)
+        texts = {
+            name: str(value)
+            for name, value in record["settings"].items()
+            if name in SETTINGS and value not in (None, "")
+        }
+        return record["job"], texts
     return "", {}

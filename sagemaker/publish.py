@@ -9,7 +9,7 @@ from members import count_members, population_of
 from ml.errors import UserError
 from ml.hyperparameters import parse_value
 from ml.settings import SETTINGS
-from models import collect_model, find_h5_file, job_record, model_files
+from models import collect_model, find_h5_file, job_and_settings, model_files
 from place.base import Job, Record
 from place.outcome import read_metrics
 from request import objective_of
@@ -87,7 +87,7 @@ def publish_path(
         UserError: as `publish_model`.
     """
     with model_files(path) as folder:
-        name, settings = job_record(folder)
+        name, settings = job_and_settings(folder)
         own_key = settings.get("model_key", str(SETTINGS["model_key"].default))
         url = parse_value("model_db", model_db or settings.get("model_db", ""))
         if not url:

@@ -278,7 +278,7 @@ class Settings:
     )
     resample: str = _setting(
         "",
-        "length of a bar, of which the last price is kept, such as 1min, 30s or 1h; empty: every row is a bar",
+        "puts rows (trades, say) into bars of this length by their last price: 1min, 30s, 1h; empty: a row is a bar",
         changes_weights=False,
     )
     start_date: datetime | None = _setting(

@@ -146,6 +146,12 @@ def test_a_script_of_the_users_own_runs_on_two_instances(start, tmp_path):
     assert first.startswith("algo-1") and second.startswith("algo-2")
 
 
+def test_two_instances_train_together(start, tmp_path):
+    assert start(instances=2).wait(timeout=300) == 0, log_of(tmp_path)
+    assert log_of(tmp_path).count("epoch=1/1 loss=") == 1  # the first host alone reports
+    assert len(list((root_of(tmp_path)).rglob("model.tar.gz"))) == 1
+
+
 def test_ctrl_c_stops_the_job_which_keeps_its_model(start, tmp_path):
     process = start(SMALL | {"epochs": "100000"})
     try:

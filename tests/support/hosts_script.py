@@ -34,7 +34,7 @@ def main():
     seen = {"resources": resources, "heard": heard, "prices": data.read_text(), "writable": writable,
             "root": os.getuid() == 0}
     (base / "output" / "data" / f"{me}.json").write_text(json.dumps(seen))
-    (base / "model" / "folder").mkdir()
+    (base / "model" / "folder").mkdir(exist_ok=True)  # the hosts of the SDK's local mode share model/
     (base / "model" / "folder" / me).write_text(me)
     (base / "model" / "every.txt").write_text("the same")
     (base / "model" / "own.txt").write_text(me)

@@ -1,5 +1,5 @@
-"""The checkpoints of jobs in a folder: written so that a kill at any moment leaves a whole one, found by what they
-are of.
+"""The checkpoints of jobs in a folder: written so that a kill at any moment leaves a whole one, and found by the
+training that they belong to.
 
 Each job writes in a subfolder of its own name, so that jobs that share a folder or an S3 prefix delete nothing of each
 other's. A job goes on from the furthest checkpoint of the same training, whatever the name of the job that wrote it.

@@ -112,8 +112,8 @@ def test_the_first_hosts_log_is_followed_and_the_others_are_asked_for(launch, tm
     assert process.returncode == 0, out + err
     assert "heard algo-2" in out and "heard algo-1" not in out and "one: Completed after" in out
     assert "of training on 2 hosts" in out
-    assert "2 hosts, algo-1's log follows; another's: logs one --host algo-2" in err
-    assert "2 hosts share this machine" in err
+    assert "2 hosts: the log is algo-1's; another's: logs one --host algo-2" in err
+    assert "2 hosts share this machine: a rehearsal" in err
     assert "heard algo-1" in launch("logs", "one", "--host", "algo-2")
     told = launch("logs", "one", "--host", "algo-3", expect=1)
     assert told == "error: the job has no host 'algo-3'; it has algo-1 to algo-2\n"

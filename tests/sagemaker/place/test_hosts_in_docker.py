@@ -145,3 +145,9 @@ def test_the_network_of_a_forgotten_job_is_removed_by_the_next_and_no_other_is(l
     finally:
         docker("network", "rm", of_others)
         docker("network", "rm", forgotten)
+
+
+def test_an_engine_that_makes_no_network_is_the_reason(launch, options, monkeypatch, tmp_path):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere.sock")
+    told = launch("train", *options, "--instance-count", 2, expect=1)
+    assert told.rstrip().splitlines()[-1].startswith("ClientError: the hosts' network cannot be made: ")

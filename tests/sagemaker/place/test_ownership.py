@@ -264,3 +264,16 @@ def test_a_script_gets_no_preset_that_nobody_gave(launch, tmp_path):
     assert request["HyperParameters"] == {"epochs": "3", "sagemaker_program": "mine.py"}
     request = json.loads(launch("train", *launch.stub, *script, "--set", "preset=default"))
     assert request["HyperParameters"]["preset"] == "default"
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_script_gets_none_of_a_shipped_requests_settings(launch, tmp_path, command):
+    prices = tmp_path / "prices.csv"
+    prices.write_text("dt,mid\n")
+    script = [f"--prices={prices}", "--set", "sagemaker_program=mine.py", "--dry-run", "--json"]
+    given = {"sagemaker_program": "mine.py"}
+    for more in ({}, {"epochs": "7", "preset": "default"}):
+        values = [text for name, value in more.items() for text in ("--set", f"{name}={value}")]
+        request = json.loads(launch(command, *script, *values))
+        job = request.get("TrainingJobDefinition", request)
+        assert job["HyperParameters" if command == "train" else "StaticHyperParameters"] == given | more

@@ -259,10 +259,11 @@ def _population_problems(values: Mapping[str, Any]) -> list[str]:
     problems, lookbacks = [], [given["lookback"]]
     try:
         if given["points"]:
-            lookbacks.extend(point.get("lookback", 0) for point in parse_points(given["points"], parse_value))
-        if given["ranges"]:
-            ranges = [range_ for range_ in parse_ranges(given["ranges"], parse_value) if range_.name == "lookback"]
-            lookbacks.extend(int(max(range_.high, *range_.values, 0)) for range_ in ranges)
+            points = parse_points(given["points"], parse_value)
+            lookbacks = [point.get("lookback", given["lookback"]) for point in points]
+        for range_ in parse_ranges(given["ranges"], parse_value) if given["ranges"] else []:
+            if range_.name == "lookback":
+                lookbacks = list(range_.values) or [int(range_.high)]
     except UserError as error:
         problems.append(str(error))
     if 0 < given["longest_lookback"] < max(lookbacks):
@@ -274,7 +275,7 @@ def _population_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("hyperparameter points takes the place of population and ranges; set it or those, not both")
     elif given["population"] > 1 and not given["ranges"]:
         problems.append(
-            f"hyperparameter population={given['population']} needs ranges, which say what its networks differ in"
+            f"hyperparameter population={given['population']} needs ranges, which say what its members differ in"
         )
     elif given["ranges"] and given["population"] == 1:
         problems.append("hyperparameter ranges needs a population, received population=1; set it to how many to train")

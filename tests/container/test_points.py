@@ -85,3 +85,6 @@ def test_what_is_right_is_taken():
     assert parse_settings(population(continuous(), halving="2")).population == 8
     assert parse_settings(points({"seed": "2", "lookback": 60.0}, {})).points
     assert parse_settings({"longest_lookback": "240"}).longest_lookback == 240
+    lookbacks = population('{"CategoricalParameterRanges": [{"Name": "lookback", "Values": ["20", "60"]}]}')
+    for shorter in (lookbacks, points({"lookback": 60})):  # than the default, which no member has
+        assert parse_settings(shorter | {"longest_lookback": "100"}).longest_lookback == 100

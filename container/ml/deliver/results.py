@@ -82,7 +82,7 @@ class MemberEntry(TypedDict):
     Attributes:
         member: its number, from 0.
         settings: those that networks differ in, by name.
-        status: Completed, Stopped with the job, Pruned by halving, or Diverged.
+        status: Completed, Stopped with the job, Pruned by halving, or Diverged before an epoch could be kept.
         epochs: how many it was trained.
         best_epoch: the one whose weights count; None where there is none.
         metrics: of that epoch, by name.

@@ -35,7 +35,7 @@ class MemberResult:
 
     Attributes:
         member: the network.
-        status: COMPLETED, STOPPED with the job, PRUNED by halving, or DIVERGED.
+        status: COMPLETED, STOPPED with the job, PRUNED by halving, or DIVERGED before an epoch could be kept.
         history: one dict of metrics an epoch that it was trained.
         best_epoch: the epoch (from 1) of its weights; 0: there is none.
         weights: of that epoch, in the order of the network's; none where there is none.

@@ -242,7 +242,8 @@ class PopulationTrainer:
         progress, patience = self.progress, self._shared.patience
         for number in progress.trained:
             if not math.isfinite(progress.histories[number][-1]["loss"]):
-                progress.statuses[number] = DIVERGED
+                # As a job of its own, which ends well with the weights of an earlier epoch and fails without any.
+                progress.statuses[number] = COMPLETED if progress.best_epochs[number] else DIVERGED
                 report(f"member {self._members[number].number} leaves the population: {DIVERGED_BECAUSE}")
             elif progress.epoch == self._shared.epochs or (
                 patience and progress.epoch - progress.best_epochs[number] >= patience

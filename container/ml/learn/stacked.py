@@ -55,22 +55,21 @@ class StackedWindows:
         """Labels int64 (orders, batch) of start rows (batch, orders)."""
         return tf.cast(tf.gather(self._labels, tf.transpose(starts)), tf.int64)
 
-    def cutter(self, kinds: Sequence[tuple[int, int]], longest: int) -> Any:
-        """A function that cuts windows (kinds, batch, longest) at start rows (batch, orders).
+    def cutter(self, kinds: Sequence[tuple[int, int]]) -> Any:
+        """A function that cuts windows (kinds, batch, longest lookback) at start rows (batch, orders).
 
         Args:
             kinds: of windows: which of the orders, and the lookback; shorter ones have zeros before their prices.
-            longest: of their lookbacks.
         """
         orders = np.array([order for order, _ in kinds], np.int32)
         lookbacks = np.array([lookback for _, lookback in kinds])
         tables = np.searchsorted(self._lookbacks, lookbacks).astype(self.start_type) * self._count
-        offsets = np.arange(self._longest - longest, self._longest, dtype=self.start_type)
-        inside = (np.arange(longest) >= longest - lookbacks[:, None])[:, None, :]
+        offsets = np.arange(self._longest, dtype=self.start_type)
+        inside = (offsets >= self._longest - lookbacks[:, None])[:, None, :]
 
         @graph(jit_compile=True)
         def cut(starts):
-            starts = tf.gather(tf.transpose(starts), orders)
+            starts = tf.cast(tf.gather(tf.transpose(starts), orders), self.start_type)
             prices = tf.gather(self._prices, starts[..., None] + offsets)
             scales = starts + tables[:, None]
             low, height = (tf.gather(values, scales)[..., None] for values in (self._low, self._height))
@@ -120,10 +119,8 @@ class StackedSteps:
         self._train, self._validation = train, validation
         self._order_of = np.array([self.seeds.index(network.seed) for network in networks], np.int32)
         kinds = [(int(order), network.lookback) for order, network in zip(self._order_of, networks, strict=True)]
-        self._cut, self._kind_of = _cutter(train, kinds, widest[0])
-        self._cut_held_out, self._kind_held_out = _cutter(
-            validation, [(0, each.lookback) for each in networks], widest[0]
-        )
+        self._cut, self._kind_of = _cutter(train, kinds)
+        self._cut_held_out, self._kind_held_out = _cutter(validation, [(0, each.lookback) for each in networks])
         self._units = _column([network.nodes for network in networks], np.int32)
         dropouts = [network.dropout for network in networks]
         self._dropped = _column([round(dropout * 2**32) for dropout in dropouts], np.uint32)
@@ -256,10 +253,10 @@ def _own_part(settings: Settings, layer: int, array: np.ndarray) -> np.ndarray:
     return array[len(array) - settings.lookback :, :columns] if layer == 0 else array[: settings.nodes, :columns]
 
 
-def _cutter(windows: StackedWindows, kinds: list[tuple[int, int]], longest: int) -> tuple[Any, np.ndarray]:
+def _cutter(windows: StackedWindows, kinds: list[tuple[int, int]]) -> tuple[Any, np.ndarray]:
     """What cuts the windows of networks, each kind once, and which kind is whose."""
     distinct = sorted(set(kinds))
-    return windows.cutter(distinct, longest), np.array([distinct.index(kind) for kind in kinds])
+    return windows.cutter(distinct), np.array([distinct.index(kind) for kind in kinds])
 
 
 def _of_networks(windows, kind_of: np.ndarray):

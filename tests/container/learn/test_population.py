@@ -10,7 +10,7 @@ from ml.errors import UserError
 from ml.learn.checkpoints import CheckpointFolder
 from ml.learn.members import best_first
 from ml.learn.optimizer import StackedRates, learning_rate
-from populations import POINTS, fit_population, members_at
+from small_populations import POINTS, fit_population, members_at
 from trainings import REGULARISED, SMALL, Stop, cpu, fit, sequence_of, without_speed
 
 
@@ -74,6 +74,13 @@ def test_the_rates_of_members_are_those_of_their_own_jobs(schedule):
             assert float(rates(step)[member.number, 0, 0]) == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
+def test_a_population_may_be_of_one_member():
+    (member,) = members_at([{"seed": 7}])
+    trainer, (result,), _ = fit_population([member], halving=2)
+    assert result.status == "Completed" and trainer.probabilities().shape == (381, 1)
+    np.testing.assert_allclose(numbers(result.history), numbers(fit(member.settings)[1].history), rtol=0, atol=1e-5)
+
+
 def test_what_members_are_filled_up_with_stays_zero(together):
     trainer, _, _ = together
     kernel = trainer._best[0]
@@ -135,6 +142,15 @@ def test_a_member_that_diverges_leaves_and_the_others_go_on():
         np.testing.assert_allclose(numbers(result.history), numbers(other.history), rtol=0, atol=1e-5)
     probabilities = trainer.probabilities()
     assert np.isnan(probabilities[:, 2]).all() and np.isfinite(np.delete(probabilities, 2, axis=1)).all()
+
+
+def test_start_rows_may_be_too_many_for_32_bits_in_training_alone(monkeypatch):
+    members = members_at([{}, {"lookback": 13}], dataclasses.replace(REGULARISED, epochs=1))
+    _, expected, _ = fit_population(members)
+    monkeypatch.setattr("ml.train_sequence._INT32_ROWS", 1000)  # of 1,500 to train on and 400 to validate on
+    trainer, results, _ = fit_population(members)
+    assert trainer._steps.start_type == trainer._windows.start_type == np.int64 != trainer._held_out.start_type
+    assert same_results(results, expected)
 
 
 def test_a_population_of_which_all_diverge_is_told():
@@ -259,7 +275,7 @@ sys.path[:0] = sys.argv[1:]
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from populations import fit_population, members_at
+from small_populations import fit_population, members_at
 from trainings import cpu, hide_gpus, without_speed
 hide_gpus()
 for count in (1, 2):

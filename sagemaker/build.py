@@ -15,6 +15,7 @@ from place.base import Place
 from place.find import find_job
 from place.outcome import read_metrics
 from request import (
+    JOB_PARTS,
     PLACEHOLDER_ACCOUNT,
     TRAINING,
     TUNING,
@@ -29,20 +30,6 @@ from request import (
 )
 from rules import refuse_wrong_types
 from yaml_files import read_yaml
-
-# What a job that trains a member by itself has from the job that trained it with others.
-_OF_A_MEMBER = (
-    "AlgorithmSpecification",
-    "RoleArn",
-    "InputDataConfig",
-    "OutputDataConfig",
-    "ResourceConfig",
-    "StoppingCondition",
-    "EnableNetworkIsolation",
-    "EnableInterContainerTrafficEncryption",
-    "Environment",
-    "VpcConfig",
-)
 
 _SAMPLE_ROWS = {TRAINING: 100_000, TUNING: 30_000}
 
@@ -79,7 +66,7 @@ def _member_request(options: dict[str, Any]) -> dict[str, Any]:
     _, members = population_of(record, read_metrics(job.place.collect(job.name) / "model"))
     if job.member >= len(members):
         raise UserError(f"the settings of {name} are not known before {job.name} ends")
-    request = {key: record[key] for key in _OF_A_MEMBER if key in record}
+    request = {key: record[key] for key in JOB_PARTS if key in record}
     request["StoppingCondition"].pop("MaxWaitTimeInSeconds", None)  # of spot instances, which --spot asks for
     parameters = settings_of_member(record["HyperParameters"], members, job.member)
     return {"TrainingJobName": name, "HyperParameters": parameters, **request}

@@ -6,6 +6,7 @@ A member is called JOB-NUMBER, with the number that the job itself gives it in m
 import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -86,8 +87,7 @@ def member_name(job: str, number: int) -> str:
 def split_member_name(name: str) -> tuple[str, int | None]:
     """The job and the number that `member_name` joined; None: the name is of no member."""
     job, _, number = name.rpartition("-")
-    plain = number.isascii() and number.isdecimal() and (number == "0" or not number.startswith("0"))
-    return (job, int(number)) if job and plain and int(number) < _MOST else (name, None)
+    return (job, int(number)) if job and re.fullmatch("0|[1-9][0-9]{0,3}", number) else (name, None)
 
 
 def trials_of_members(
@@ -118,7 +118,7 @@ def trials_of_members(
             "MemberOf": job["TrainingJobName"],
             "Member": number,
             "Kept": ended and metrics.get("member") == number,
-            "Epochs": entry.get("epochs"),
+            "Epochs": epochs if isinstance(epochs := entry.get("epochs"), int) else None,
         }
         trial |= _outcome(entry) if ended else {}
         if (value := _value(mapping(entry.get("metrics")), metric)) is not None:

@@ -80,7 +80,7 @@ def pack_problems(request: dict[str, Any], pack: Pack, *, own_search: bool) -> I
     if metric in METRICS and METRICS[metric].once and not monitored(metric):
         yield (
             f"{_CONFIG}.HyperParameterTuningJobObjective.MetricName: must be a metric of every epoch with --pack, such "
-            f"as best_val_accuracy, received {metric!r}, which a job measures for its best network alone"
+            f"as best_val_accuracy, received {metric!r}, which a job measures for its best member alone"
         )
     varied = [entry for _, entry in ranges_of(request) if entry.get("Name") in VARIED]
     if not varied:
@@ -137,7 +137,7 @@ def _one_job_problems(request: dict[str, Any]) -> Iterator[str]:
         name = str(entry.get("Name"))
         if name in SETTINGS and name not in VARIED:
             yield (
-                f"{_CONFIG}.ParameterRanges.{kind}.{name}: is one value for all networks of a job, which may differ in "
+                f"{_CONFIG}.ParameterRanges.{kind}.{name}: is one value for all members of a job, which may differ in "
                 f"{', '.join(VARIED)}; give --set {name}=VALUE, or leave --in-one-job out"
             )
     for name in _OF_A_SEARCH:
@@ -152,7 +152,7 @@ def _one_job_problems(request: dict[str, Any]) -> Iterator[str]:
     if not monitored(metric):
         yield (
             f"{_CONFIG}.HyperParameterTuningJobObjective.MetricName: must be best_val_accuracy or best_val_loss with "
-            f"--in-one-job, since a job keeps its best network by one of them, received {metric!r}"
+            f"--in-one-job, since a job keeps its best member by one of them, received {metric!r}"
         )
 
 
@@ -178,10 +178,10 @@ def _keep_the_best(request: dict[str, Any]) -> Iterator[str]:
         return
     if monitor := monitored(metric):
         parameters["monitor"] = monitor
-        yield f"a job keeps the model of its best network alone, by monitor={monitor}, as the objective asks"
+        yield f"a job keeps the model of its best member alone, by monitor={monitor}, as the objective asks"
     else:
         yield (
-            f"a job keeps the model of its best network alone, by {SETTINGS['monitor'].default}, which need not be the "
+            f"a job keeps the model of its best member alone, by {SETTINGS['monitor'].default}, which need not be the "
             f"best by {metric}; --set monitor=... chooses another"
         )
 
@@ -204,6 +204,6 @@ def _left_out(request: dict[str, Any], names: tuple[str, ...]) -> Iterator[str]:
     if left:
         instead = "; --set halving=2 drops the worse half after each of the first epochs"
         yield (
-            f"networks that train together are not stopped one by one: {', '.join(left)} does nothing"
+            f"members that train together are not stopped one by one: {', '.join(left)} does nothing"
             f"{'' if 'halving' in hyperparameters_of(request) else instead}"
         )

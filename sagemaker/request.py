@@ -24,6 +24,20 @@ FIRST_HOST = "algo-1"  # the one that reports
 # S3's rule; upper case and underscores are of buckets made before 2018.
 _BUCKET = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
+# What says where and on what a job runs, whatever it trains; checkpoints are a job's own.
+JOB_PARTS = (
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "EnableInterContainerTrafficEncryption",
+    "Environment",
+    "VpcConfig",
+)
+
 RANGE_KINDS = {"IntegerParameterRanges": int, "ContinuousParameterRanges": float, "CategoricalParameterRanges": str}
 
 

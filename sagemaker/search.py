@@ -28,7 +28,7 @@ from place.base import FINAL, NoSuchJob
 from place.find import make_place_here
 from place.hosts import machine_cores, shares
 from place.record import TUNING_RECORD, now, read_record, write_record
-from request import objective_of, training_part
+from request import JOB_PARTS, objective_of, training_part
 from search_points import Points, reason_to_end
 
 _POLL_SECONDS = 0.2
@@ -36,20 +36,6 @@ _SAVE_SECONDS = 5  # how much of MaxRuntimeInSeconds a kill can make it forget
 _PICTURE_SECONDS = 10  # between two drawings of the leaderboard's page, which takes half a second
 _FAILURES = 3  # that many jobs at the start, with no success, and the request is at fault
 _RESTARTS = 3  # of one job whose process vanishes
-
-# What a tuning job's definition passes on to each of its jobs.
-_PASSED_ON = (
-    "AlgorithmSpecification",
-    "RoleArn",
-    "InputDataConfig",
-    "OutputDataConfig",
-    "ResourceConfig",
-    "StoppingCondition",
-    "EnableNetworkIsolation",
-    "CheckpointConfig",
-    "Environment",
-    "VpcConfig",
-)
 
 
 class Search:
@@ -141,7 +127,7 @@ class Search:
         self._running[pack] = [trial for trial, _ in drawn]
         points = [point for _, point in drawn]
         definition = training_part(self._record)
-        request = {key: definition[key] for key in _PASSED_ON if key in definition}
+        request = {key: definition[key] for key in (*JOB_PARTS, "CheckpointConfig") if key in definition}
         request |= {
             "TrainingJobName": self._job_name(pack),
             "HyperParameters": self._pack.hyperparameters(self._static, points)

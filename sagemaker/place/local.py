@@ -28,26 +28,13 @@ from place.hosts import (
 )
 from place.record import JOB_LOCK, LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
 from place.tuning import TuningFolders, spawn
-from request import host_names, local_paths, name_of, s3_sources, training_part
+from request import JOB_PARTS, host_names, local_paths, name_of, s3_sources, training_part
 
 _RUNNER = Path(__file__).resolve().with_name("runner.py")
 _CONTAINER = _RUNNER.parents[2] / "container"
 
 # What DescribeTrainingJob repeats of its request.
-_DESCRIBED = (
-    "HyperParameters",
-    "AlgorithmSpecification",
-    "RoleArn",
-    "InputDataConfig",
-    "OutputDataConfig",
-    "ResourceConfig",
-    "StoppingCondition",
-    "EnableNetworkIsolation",
-    "CheckpointConfig",
-    "Environment",
-    "TuningJobName",
-    "SearchId",
-)
+_DESCRIBED = ("HyperParameters", *JOB_PARTS, "CheckpointConfig", "TuningJobName", "SearchId")
 
 
 class LocalPlace(TuningFolders):

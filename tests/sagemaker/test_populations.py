@@ -109,7 +109,7 @@ PARENT = {
 @pytest.mark.parametrize(
     ("options", "config", "told"),
     [
-        (["--in-one-job"], {"ParameterRanges": MIXED}, "batch_size: is one value for all networks of a job"),
+        (["--in-one-job"], {"ParameterRanges": MIXED}, "batch_size: is one value for all members of a job"),
         (["--in-one-job"], {"HyperParameterTuningJobObjective": AUC}, "must be best_val_accuracy or best_val_loss"),
         (["--in-one-job"], HYPERBAND, "Strategy: Hyperband stops jobs one by one"),
         (["--in-one-job"], {"request": {"WarmStartConfig": PARENT}}, "WarmStartConfig: is for a search"),
@@ -121,6 +121,8 @@ PARENT = {
         (["--pack", 4], {"HyperParameterTuningJobObjective": AUC}, "must be a metric of every epoch with --pack"),
         (["--pack", 4], {"ParameterRanges": BATCH}, "ParameterRanges: must have one of lookback, nodes, dropout"),
         (["--pack", 4, "--set", "halving=0.5"], {}, "StaticHyperParameters: hyperparameter halving must be in [1"),
+        (["--pack", 4, "--set", "folds=3"], {}, "StaticHyperParameters: a population chooses its best member on one"),
+        (["--in-one-job", "--set", "monitor=last"], {}, "HyperParameters: a population chooses its best member by a"),
         (["--pack", 4, *ON_AWS], {}, "SageMaker's search starts a job for each trial; give --in-one-job"),
     ],
 )

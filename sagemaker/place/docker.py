@@ -42,8 +42,8 @@ class DockerPlace(LocalPlace):
             for path in sorted(prices & model)
         ]
 
-    def _share(self, snapshot: Path, target: Path) -> None:
-        target.mkdir()  # where the snapshot is mounted
+    def _share(self, folder: Path, target: Path) -> None:
+        target.mkdir()  # where the folder is mounted
 
     def _command(self, folder: Path, request: dict[str, Any], cores: Sequence[int]) -> dict[str, Any]:
         if not shutil.which("docker"):
@@ -54,6 +54,7 @@ class DockerPlace(LocalPlace):
         command = ["docker", "run", "--rm", "--name", f"{name}-{start_id}"]
         command += [part for label, value in labels.items() for part in ("--label", f"{label}={value}")]
         command += ["--user", f"{os.getuid()}:{os.getgid()}", *_FENCES, *_mount(folder, "/opt/ml")]
+        command += _mount(self._looks, "/opt/ml/looks")
         for channel, snapshot in self._snapshots(request).items():
             command += _mount(snapshot, f"/opt/ml/input/data/{channel}", read_only=True)
         network = "none" if request.get("EnableNetworkIsolation") else self.network

@@ -15,7 +15,7 @@ from ml.files import write_json
 from place import engine, inputs, staging
 from place.base import FINAL, NoSuchJob, Upload
 from place.folders import POLL_SECONDS, is_trial_of
-from place.record import JOB_LOCK, LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
+from place.record import JOB_LOCK, LOG, LOOKS, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
 from place.tuning import TuningFolders, spawn
 from request import local_paths, name_of, s3_sources
 
@@ -115,6 +115,11 @@ class LocalPlace(TuningFolders):
             raise KeyboardInterrupt
         return name
 
+    @property
+    def _looks(self) -> Path:
+        """Where all jobs here record that they looked at a test part (`ml.deliver.looks`); their runners make it."""
+        return self.runs / LOOKS
+
     def _snapshots(self, request: dict[str, Any]) -> dict[str, Path]:
         """The channels of a trial that its tuning job has copied once for all of them."""
         if "TuningJobName" not in request:
@@ -127,9 +132,9 @@ class LocalPlace(TuningFolders):
         }
         return {channel: path for channel, path in paths.items() if path.is_relative_to(kept)}
 
-    def _share(self, snapshot: Path, target: Path) -> None:
-        """Lets a trial read a snapshot as its channel."""
-        target.symlink_to(snapshot)
+    def _share(self, folder: Path, target: Path) -> None:
+        """Shows a job a folder of this machine, such as a snapshot as a trial's channel."""
+        target.symlink_to(folder)
 
     def stop(self, name: str) -> None:
         """Asks a job to end; it has two minutes to do so, as on SageMaker."""
@@ -202,6 +207,7 @@ class LocalPlace(TuningFolders):
         folder = start.folder
         for path in ("input/config", "input/data", "model", "output/data"):
             (folder / path).mkdir(parents=True, exist_ok=True)
+        self._share(self._looks, folder / "looks")
         mode = request["AlgorithmSpecification"].get("TrainingInputMode", "File")
         config: dict[str, dict[str, Any]] = {
             "hyperparameters": request.get("HyperParameters", {}),

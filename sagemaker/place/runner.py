@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "container"))
 
 from place import engine
 from place.outcome import failure_text, final_metrics
-from place.record import LOG, RECORD, RUNNER_LOCK, now, read_record, signal_job, take_lock, write_record
+from place.record import LOG, LOOKS, RECORD, RUNNER_LOCK, now, read_record, signal_job, take_lock, write_record
 
 _STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
 _POLL_SECONDS = 0.1
@@ -47,6 +47,8 @@ class _JobRun:
             os.sched_setaffinity(0, record["Cores"])
         record |= {"SecondaryStatus": "Training", "TrainingStartTime": now(), "RunnerPid": os.getpid()}
         write_record(self._folder / RECORD, record)
+        with contextlib.suppress(OSError):  # then the job says that its look is not counted
+            (self._folder.parent / LOOKS).mkdir(exist_ok=True)
         with (self._folder / LOG).open("ab") as log:
             try:
                 self._job = subprocess.Popen(

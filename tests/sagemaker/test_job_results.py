@@ -52,7 +52,7 @@ def test_metrics_are_grouped_and_each_number_is_shown_once(show):
         "val_loss\t0.6",
         "val_accuracy\t0.7",
         "",
-        "on the held-out rows\tvalue",
+        "on the validation rows\tvalue",
         "val_accuracy_gain\t0.01 (-0.02 to 0.04)",
         "val_pnl\t-3.5",
         "",

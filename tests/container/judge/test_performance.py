@@ -23,9 +23,9 @@ def test_too_few_rows_have_no_interval_and_a_verdict_that_says_so():
     history = market(6000)
     found = measure([Instrument(history, 4000, np.full(1000, 0.6))], dataclasses.replace(SMALL, horizon=20), MINUTE)
     assert np.isnan(found.scores[MODEL]["accuracy"].low)
-    assert found.verdict.startswith("Too few held-out minutes to compare the model with the best baseline (")
+    assert found.verdict.startswith("Too few validation minutes to compare the model with the best baseline (")
     assert "no interval from fewer than 5 blocks of 1,440 minutes" in found.verdict
-    assert found.profit_verdict.endswith(": too few held-out minutes to say whether that is chance.")
+    assert found.profit_verdict.endswith(": too few validation minutes to say whether that is chance.")
     json.dumps(found.as_json())
 
 
@@ -55,9 +55,9 @@ def test_verdicts_count_bars_by_their_length_and_profits_by_their_digits():
         profit = found.trading[MODEL]["pnl"].value
         (text,) = re.findall(r"came to ([-+]0\.0\d+) price units", found.profit_verdict)
         assert float(text) == pytest.approx(profit, rel=1e-3)
-    assert "3,500 held-out seconds" in said[pd.Timedelta(seconds=1)]
-    assert "3,500 held-out bars of 5 minutes" in said[pd.Timedelta(minutes=5)]
-    assert "3,500 held-out hours" in said[pd.Timedelta(hours=1)]
+    assert "3,500 validation seconds" in said[pd.Timedelta(seconds=1)]
+    assert "3,500 validation bars of 5 minutes" in said[pd.Timedelta(minutes=5)]
+    assert "3,500 validation hours" in said[pd.Timedelta(hours=1)]
     assert all("minute" not in text.replace("bars of 5 minutes", "") for text in said.values())
 
 

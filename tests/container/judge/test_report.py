@@ -55,11 +55,19 @@ def write_one(folder, price, bar):
         "job": HOSTILE,
         "device": HOSTILE,
         "libraries": {"numpy": "2"},
-        "settings": {"threshold": 0.0, "monitor": "val_loss", "prices_db": "redis://...@host", "start_date": None},
+        "settings": {
+            "threshold": 0.0,
+            "fee": 0.0,
+            "refit": False,
+            "monitor": "val_loss",
+            "prices_db": "redis://...@host",
+            "start_date": None,
+        },
         "data": {
             "rows": len(history),
             "train_rows": 38_000,
             "validation_rows": 20_059,
+            "test_rows": 0,
             "buy_share": 0.5,
             "sha256": "ab" * 32,
             "source": {"line": f"channel train, {HOSTILE}: price in close"},
@@ -67,7 +75,12 @@ def write_one(folder, price, bar):
         },
     }
     row = fold_row(1, (38_000, 20_059), history.index[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}
-    metrics = {"best_epoch": 2, "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)], "folds": [row, row]}
+    metrics = {
+        "best_epoch": 2,
+        "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)],
+        "folds": [row, row],
+        "performance": {"metrics": performance.metrics, "look": HOSTILE},
+    }
     write_report(folder, record, metrics, history, performance)
     return performance
 
@@ -155,11 +168,11 @@ def test_a_page_calls_bars_by_their_length_and_shows_digits_that_mean_something(
         assert browser.get_log("browser") == []
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         text = browser.find_element("tag name", "body").text
-        assert f"20,000 held-out {name}" in text and f"1,234 {name} in 2 gaps" in text
+        assert f"20,000 validation {name}" in text and f"1,234 {name} in 2 gaps" in text
         assert re.search(rf"bootstrap in blocks of [\d,]+ {name}\.", text)
         assert "minute" not in text.replace("bars of 5 minutes", "")
         cells = [cell.text for cell in browser.find_elements("css selector", "td.money")]
-        assert len(cells) == 8 and all(re.match(r"-?[\d,.]*[1-9]", cell) for cell in cells), cells
+        assert len(cells) == 12 and all(re.match(r"-?[\d,.]*[1-9]", cell) for cell in cells), cells
         assert not re.search(r"\d[eE][-+]\d", " ".join(cells))
 
 

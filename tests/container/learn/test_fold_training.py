@@ -67,6 +67,7 @@ def test_the_identity_is_the_one_that_earlier_checkpoints_hold():
         "optimizer": "adam",
         "seed": 1,
         "validation_fraction": 0.1,
+        "test_fraction": 0.1,
         "monitor": "val_loss",
         "epochs": 5,
         "precision": "float32",

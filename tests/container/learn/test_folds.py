@@ -38,7 +38,7 @@ def assert_same_weights(one, other):
 
 def test_folds_are_purged_consecutive_stretches_and_the_last_is_the_plain_split():
     prices = history(5050)
-    settings = Settings(lookback=100, horizon=50, folds=3, validation_fraction=0.1)
+    settings = Settings(lookback=100, horizon=50, folds=3, validation_fraction=0.1, test_fraction=0)
     folds = folds_of(prices, settings)
     assert [len(fold.train_rows) for fold in folds] == [3350, 3850, 4350]
     for fold in folds:
@@ -55,7 +55,7 @@ def test_folds_are_purged_consecutive_stretches_and_the_last_is_the_plain_split(
 
 def test_a_fold_without_a_window_to_train_on_is_told():
     with pytest.raises(UserError, match=r"fold 1 of 5 has 50 rows to train on, fewer than the 100 of one window"):
-        folds_of(history(1050), Settings(lookback=100, horizon=50, folds=5, validation_fraction=0.16))
+        folds_of(history(1050), Settings(lookback=100, horizon=50, folds=5, validation_fraction=0.16, test_fraction=0))
 
 
 @pytest.mark.slow

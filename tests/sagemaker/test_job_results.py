@@ -66,6 +66,16 @@ def test_means_over_folds_are_shown_where_there_are_several(show):
     assert lines[lines.index("mean over 3 folds\tvalue") + 1] == "mean_val_accuracy\t0.65"
 
 
+def test_numbers_of_the_test_part_are_shown_apart_and_a_refit_is_told(show):
+    lines = show(
+        performance={"metrics": ONCE | {"test_accuracy": 0.6}, "verdict": "Skill.", "look": "The 2nd look."},
+        refit={"epochs": 2},
+    )
+    assert lines[lines.index("on the test rows\tvalue") + 1] == "test_accuracy\t0.6"
+    assert lines[-2:] == ["Skill.", "The 2nd look."]
+    assert "the model is a refit on every row; the one that was measured is in model/measured" in lines
+
+
 def test_an_interval_that_cannot_be_told_is_left_out(show):
     bounds = dict.fromkeys(["val_accuracy_gain_low", "val_accuracy_gain_high"])
     assert "val_accuracy_gain\t0.01" in show(performance={"metrics": ONCE | bounds})

@@ -12,7 +12,7 @@ from ml.data.sample_market import sample_market
 from ml.errors import UserError
 from ml.judge.baselines import extremes
 from ml.judge.instruments import Instrument
-from ml.judge.performance import MODEL, fold_row, mean_metrics, measure
+from ml.judge.performance import MODEL, TEST, VALIDATION, fold_row, mean_metrics, measure
 from ml.metrics import FOLDS, METRICS, PERFORMANCE, performance_line
 from ml.settings import Settings
 
@@ -27,6 +27,22 @@ def test_too_few_rows_have_no_interval_and_a_verdict_that_says_so():
     assert "no interval from fewer than 5 blocks of 1,440 minutes" in found.verdict
     assert found.profit_verdict.endswith(": too few validation minutes to say whether that is chance.")
     json.dumps(found.as_json())
+
+
+def test_a_verdict_says_which_rows_it_is_of_and_whether_they_also_chose_the_epoch():
+    instruments = [Instrument(market(6000), 4000, np.full(1000, 0.6))]
+    said = {
+        (part, monitor): measure(instruments, dataclasses.replace(SMALL, monitor=monitor), MINUTE, part)
+        for part in (VALIDATION, TEST)
+        for monitor in ("val_loss", "last")
+    }
+    assert "on 1,000 validation minutes, which also chose the epoch," in said[VALIDATION, "val_loss"].verdict
+    assert "on 1,000 validation minutes, a" in said[VALIDATION, "last"].verdict
+    for monitor in ("val_loss", "last"):
+        found = said[TEST, monitor]
+        assert "on 1,000 test minutes, a" in found.verdict and found.as_json()["part"] == "test"
+        assert set(found.metrics) == {name for name, metric in METRICS.items() if metric.group == TEST}
+        assert not any(METRICS[name].goal for name in found.metrics)  # a search cannot choose by them
 
 
 def test_a_model_that_diverged_is_told():

@@ -10,7 +10,7 @@ import pytest
 from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from ml.data.sample_market import sample_market
 from ml.errors import UserError
-from ml.learn.folds import folds_of, split_by_time
+from ml.learn.folds import described, folds_of, rows_of_parts, split_by_time
 from ml.metrics import METRICS
 from ml.optimal_position import labelled
 from ml.settings import Settings
@@ -51,6 +51,43 @@ def test_folds_are_purged_consecutive_stretches_and_the_last_is_the_plain_split(
         (folds[-1].train_rows, folds[-1].validation_rows), split_by_time(prices, 0.1, 100, 50), strict=True
     ):
         pd.testing.assert_frame_equal(mine, plain)
+
+
+def test_the_last_rows_are_a_test_part_that_no_fold_comes_near():
+    prices = history(5050)
+    folds = folds_of(prices, Settings(lookback=100, horizon=50, folds=2))
+    tested = folds[-1].test_part
+    pd.testing.assert_index_equal(tested.held_out.index, prices.index[-500:])
+    pd.testing.assert_frame_equal(tested.train_rows, folds[-1].train_rows)
+    assert [fold.counts for fold in folds] == [
+        (5000 - 500 - 150 - 1000 - 150, 500),
+        (5000 - 500 - 150 - 500 - 150, 500),
+    ]
+    for fold in folds:  # what is validated ends a purge before the test part
+        validated = pd.concat([each.held_out for each in folds]).index
+        assert fold.history.index[-1] <= validated[-1] == prices.index[-651]
+    assert rows_of_parts(folds) == {"train_rows": 3700, "validation_rows": 500, "test_rows": 500}
+    assert described(folds) == (
+        "training on 3,700 rows, validating on the next 500, after 1 such folds before them, testing on the last 500"
+    )
+
+
+def test_without_validation_all_but_the_test_part_is_trained_on():
+    prices = history(5050)
+    (fold,) = folds_of(prices, Settings(lookback=100, horizon=50, validation_fraction=0))
+    assert fold.validation_rows is None and fold.parts[1] == [] and fold.counts == (5000 - 500 - 150, 0)
+    assert fold.test_part.counts == (4350, 500)
+    (whole,) = folds_of(prices, Settings(lookback=100, horizon=50, validation_fraction=0, test_fraction=0))
+    assert whole.test_part is None and whole.counts == (5000, 0)
+
+
+def test_a_test_part_without_a_window_is_told():
+    with pytest.raises(
+        UserError, match=r"lookback 600 is larger than the test part: 500 of 5,000 rows \(test_fraction"
+    ):
+        folds_of(history(5050), Settings(lookback=600, horizon=50))
+    with pytest.raises(UserError, match=r"validation takes 500, the test part takes 500 and each purge 2,400; .* or"):
+        folds_of(history(5050), Settings(lookback=400, horizon=2000))
 
 
 def test_a_fold_without_a_window_to_train_on_is_told():

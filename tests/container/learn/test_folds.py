@@ -15,7 +15,8 @@ from ml.metrics import METRICS
 from ml.optimal_position import labelled
 from ml.settings import Settings
 
-FOLDS = SMALL | {"folds": 3}
+TESTED = SMALL | {"test_fraction": 0.1}
+FOLDS = TESTED | {"folds": 3}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_fold_without_a_window_to_train_on_is_told():
 def test_every_fold_is_told_and_the_last_ones_model_is_that_of_a_single_fold(tmp_path, market):
     walk, single = (
         JobFolder(tmp_path / name, settings, channel={"p.parquet": market})
-        for name, settings in (("walk", FOLDS), ("single", SMALL))
+        for name, settings in (("walk", FOLDS), ("single", TESTED))
     )
     assert walk.run() == 0 and single.run() == 0, walk.errors
     assert_same_weights(walk, single)

@@ -65,8 +65,10 @@ def judge_models(
         from ml.judge.report import write_report
 
         bar = bar_length(judged.fold.history.index)
-        validated = folds if settings.validation_fraction else []
-        predictions = [*outcome.predicted, outcome.kept.predict()] if validated else []
+        validated, results, predictions = [], [], []
+        if settings.validation_fraction:
+            validated, results = folds, outcome.results
+            predictions = [*outcome.predicted, outcome.kept.predict()]
         performances = [
             measure(instruments_of(fold, predicted), settings, bar)
             for fold, predicted in zip(validated, predictions, strict=True)
@@ -80,7 +82,7 @@ def judge_models(
                 result.history[result.best_epoch - 1],
                 performance,
             )
-            for fold, result, performance in zip(validated, outcome.results, performances, strict=True)
+            for fold, result, performance in zip(validated, results, performances, strict=True)
         ]
         numbers = performances[-1].metrics | mean_metrics(table) if validated else {}
         look: Mapping[str, Any] = {}

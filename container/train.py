@@ -5,6 +5,9 @@ own process, so that the signals SageMaker sends arrive here.
 """
 
 import functools
+import hashlib
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -15,14 +18,17 @@ from ml.data.prices import labelled_prices
 from ml.databases import configure_aws
 from ml.dates import day_of_job
 from ml.deliver.guard import Decision, decide
+from ml.deliver.looks import count_look, looker_of
 from ml.deliver.model_files import check_folder, h5_content, save_model
 from ml.deliver.publishing import ModelTarget, description
 from ml.deliver.results import (
     JOB_FILE,
+    MEASURED_FOLDER,
     METRICS_FILE,
     JobRecord,
     MemberEntry,
     Metrics,
+    Refit,
     job_record,
     metrics_of,
     write_metrics,
@@ -30,9 +36,10 @@ from ml.deliver.results import (
 )
 from ml.errors import UserError, one_line
 from ml.hyperparameters import parse_settings
-from ml.judge.judging import judge_models
-from ml.learn.fold_training import Places, train_fold
-from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
+from ml.judge.judging import Judged, judge_models
+from ml.learn.devices import Instance
+from ml.learn.fold_training import Places, predicted, train_fold
+from ml.learn.folds import Fold, Outcome, Trained, folds_of, refit_fold, rows_of_parts, train_in_turn
 from ml.learn.folds import described as described_folds
 from ml.learn.members import best_first, members_of, widest_of, with_lookbacks
 from ml.learn.population_training import Population, kept_of, tell_best, train_members
@@ -94,17 +101,16 @@ def main() -> None:
         say(f"device: {instance.description}")
         places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
         digest = record["data"]["sha256"]
+        population = None
         if members:
             population = train_members(members, settings.halving, instance, digest, places, stop, folds[-1])
             kept, outcome = kept_of(population, settings.monitor)
             settings = kept.member.settings
             record["settings"] = written_settings(settings)
-        else:
-            population = None
-            outcome = train_in_turn(
-                folds, functools.partial(train_fold, settings, instance, digest, places, stop), stop
-            )
-        _deliver(job, settings, target, folds, outcome, record, stop, population)
+        train = functools.partial(train_fold, settings, instance, digest, places, stop)
+        if not population:
+            outcome = train_in_turn(folds, train, stop)
+        _deliver(job, settings, instance, target, folds, outcome, record, train, stop, population)
 
 
 def _target(job: Job, settings: Settings) -> ModelTarget | None:
@@ -117,14 +123,16 @@ def _target(job: Job, settings: Settings) -> ModelTarget | None:
 def _deliver(
     job: Job,
     settings: Settings,
+    instance: Instance,
     target: ModelTarget | None,
     folds: list[Fold],
     outcome: Outcome,
     record: JobRecord,
+    train: Callable[[Fold], Trained],
     stop: StopSignal,
     population: Population | None,
 ) -> None:
-    """Saves the model that is kept; unless the job was stopped, says what it is worth and publishes it."""
+    """Saves the model that is kept; unless the job was stopped, says what it is worth, refits and publishes it."""
     result = outcome.kept.result
     metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
     if population:
@@ -140,13 +148,39 @@ def _deliver(
         say(f"stopped: {what} is in {job.model}, nothing was published")
         return
     keep = functools.partial(write_metrics, job.model, metrics)
-    if settings.validation_fraction:
-        judge_models(folds, outcome, settings, record, metrics, keep, job.output_data)
-    if target:  # after the measuring, so that the version's record has the verdict
-        decision = _decision(settings, record, folds[-1], outcome.kept, h5, target, stop)
+    judged = _judged(settings, instance, folds[-1], outcome.kept)
+    if judged:
+        count = functools.partial(
+            count_look,
+            judged.fold.held_out,
+            looker_of(job.name, job.hyperparameters),
+            job.looks,
+            settings.model_db,
+            settings.model_key,
+            settings.kydb_timeout,
+        )
+        judge_models(folds, outcome, judged, settings, record, metrics, keep, count, job.output_data)
+    # After the measuring, so that the version's record has the verdict, and of the model that was measured.
+    decision = _decision(settings, record, judged, h5, target, stop) if target else None
+    measured = None
+    if settings.refit:
+        measured = h5
+        try:
+            h5 = _refitted(job, settings, train(refit_fold(folds[-1], result.best_epoch)), h5, record, metrics)
+        except Exception as error:
+            traceback.print_exc()
+            why = f"the refit failed: {one_line(error)}"
+            say(f"NO REFIT: {why}; the model that was measured is in {job.model}")
+            decision = decision and Decision(False, why)
+        if metrics.get("stopped"):
+            keep()
+            say(f"stopped in the refit: the model that was measured is in {job.model}, nothing was published")
+            return
+    if target and decision:
         metrics["publication"] = decision.reason
         if decision.publish:
-            metrics["published"] = target.publish(h5, settings, description(record, metrics), given_up=stop)
+            about = description(record, metrics)
+            metrics["published"] = target.publish(h5, settings, about, measured=measured, given_up=stop)
         else:
             metrics["published"] = False
             say(
@@ -172,23 +206,71 @@ def _leave_population(folder: Path, population: Population, monitor: str, fold: 
         say(f"NO LEADERBOARD: {error}; the model is whole")
 
 
+def _judged(settings: Settings, instance: Instance, fold: Fold, kept: Trained) -> Judged | None:
+    """What the model that is kept is judged on; None: nothing is held out."""
+    if tested := fold.test_part:
+        return Judged("test", tested, functools.cache(lambda: predicted(kept.model, settings, instance, tested)))
+    return Judged("validation", fold, kept.predict) if settings.validation_fraction else None
+
+
+def _refitted(
+    job: Job, settings: Settings, trained: Trained, measured: bytes, record: JobRecord, metrics: Metrics
+) -> bytes:
+    """Puts a model that was trained on every row in the place of the one that was measured, which is kept beside it.
+
+    Args:
+        job: whose model/ it is.
+        settings: of the job.
+        trained: the refit; where it was stopped, metrics.json says so and nothing else is changed.
+        measured: the .h5 file of the model that was measured.
+        record: job.json.
+        metrics: metrics.json, which gets `refit`.
+
+    Returns:
+        The bytes of the .h5 file in model/.
+
+    Raises:
+        UserError: the refit diverged, or model/ cannot be written; the model that was measured is still there.
+    """
+    result = trained.result
+    if result.stopped:
+        metrics["stopped"] = True
+        return measured
+    if result.best_epoch != metrics["best_epoch"]:
+        raise UserError(f"training diverged after {result.best_epoch} of {metrics['best_epoch']} epochs")
+    h5 = h5_content(trained.model)
+    sha256, measured_sha256 = (hashlib.sha256(each).hexdigest() for each in (h5, measured))
+    rows, epochs = record["data"]["rows"], result.best_epoch
+    refit: Refit = {"epochs": epochs, "rows": rows, "model_sha256": sha256, "measured_sha256": measured_sha256}
+    others = {f"{MEASURED_FOLDER}/{settings.h5_name}": measured}
+    save_model(
+        trained.model,
+        h5,
+        job.model,
+        settings.h5_name,
+        {JOB_FILE: record, METRICS_FILE: metrics | {"refit": refit}},
+        others,
+    )
+    metrics["refit"] = refit
+    say(
+        f"refit: the model in {job.model} was trained for {epochs} epochs on all {rows:,} rows; what is said above is "
+        f"of the model in {MEASURED_FOLDER}/{settings.h5_name}, and nothing can measure the other"
+    )
+    return h5
+
+
 def _decision(
-    settings: Settings,
-    record: JobRecord,
-    fold: Fold,
-    kept: Trained,
-    h5: bytes,
-    target: ModelTarget,
-    stop: StopSignal,
+    settings: Settings, record: JobRecord, judged: Judged | None, h5: bytes, target: ModelTarget, stop: StopSignal
 ) -> Decision:
-    """Whether publish_if lets the model be published, by the held-out rows of the last fold."""
-    if settings.publish_if == "always":
+    """Whether publish_if lets the model be published, by the rows that it is judged on."""
+    if settings.publish_if == "always" or judged is None:  # settings that hold nothing out publish always
         return Decision(True, "publish_if=always")
+    fold = judged.fold
     try:
         content, before = target.current(settings.publish_seconds, given_up=stop)
     except Exception as error:
         return Decision(False, f"the model under the key cannot be read: {one_line(error)}")
-    rows, probability = kept.predict()
+    rows, probability = judged.predict()
 
     def compare():
         # Imported here, since SciPy takes a moment that a job which compares nothing need not wait for.
@@ -203,7 +285,7 @@ def _decision(
         block = block_of(settings.horizon, bar_length(fold.prices.index))
         share = float((fold.train_rows["position"] > 0).mean())
         labels = held_out["position"].to_numpy() > 0
-        return compared(new[both], old[both], labels, block, share, times_of(held_out))
+        return compared(new[both], old[both], labels, block, share, times_of(held_out), part=judged.part)
 
     usable = bool(np.isfinite(probability).all())
     return decide(settings.publish_if, record["data"], None if content is None else before, compare, usable=usable)

@@ -38,7 +38,7 @@ _DOTS_PER_INCH = 160
 
 # Settings that decide what the rows of a price history come to. A trial may have any value in a tuned one's range.
 _OF_LABELS = {"horizon", "spread", "start_date", "end_date"}
-_OF_WINDOWS = {"lookback", "folds", "validation_fraction"}
+_OF_WINDOWS = {"lookback", "folds", "validation_fraction", "test_fraction"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +110,12 @@ def look_at_prices(paths: Sequence[Path], settings: Settings) -> Findings:
     windows = {
         "train_windows": _count_windows(folds[-1].train_rows, settings),
         "validation_windows": _count_windows(folds[-1].validation_rows, settings),
+        "test_windows": _count_windows(tested.held_out if (tested := folds[-1].test_part) else None, settings),
     }
     line = (
         f"{described(folds)}; windows of {settings.lookback:,} bars: {windows['train_windows']:,} to train on, "
         f"{windows['validation_windows']:,} to validate on"
+        + (f", {windows['test_windows']:,} to test on" if tested else "")
     )
     return Findings(histories, [*lines, line], facts | rows_of_parts(folds) | windows, "")
 

@@ -105,11 +105,28 @@ def _publish_folder(
         raise UserError(f"{name} was stopped before its first epoch ended; its model is not worth publishing")
     path = find_h5_file(folder, own_key)
     from ml.deliver import publishing  # with kydb and pandas, which no other command needs
-    from ml.deliver.results import read_job_record
+    from ml.deliver.results import MEASURED_FOLDER, read_job_record
     from ml.deliver.results import read_metrics as read_whole_metrics
 
-    about = None
+    about = measured = None
     with contextlib.suppress(FileNotFoundError, UserError):  # then the record says what the .h5 file itself says
         about = publishing.description(read_job_record(folder), read_whole_metrics(folder))
-    publishing.publish(url, key, path.read_bytes(), name, about=about, replace_lookback=replace_lookback)
+    if about and about["measured_sha256"]:
+        measured = _read_measured(folder / MEASURED_FOLDER / path.name)
+    content = path.read_bytes()
+    publishing.publish(url, key, content, name, about=about, measured=measured, replace_lookback=replace_lookback)
     return {"TrainingJobName": name, "ModelDb": url, "ModelKey": key, "File": str(path)}
+
+
+def _read_measured(path: Path) -> bytes:
+    """The model that a refit's verdict is of, which later models are compared with.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the model is a refit, and {path}, the one that was measured, cannot be read: {error.strerror}"
+        ) from None

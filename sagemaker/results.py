@@ -8,7 +8,7 @@ from leaderboard import PAGE, best_of, write_files
 from leaderboard import table as leaderboard_table
 from members import count_members, population_of, settings_of_member
 from ml.files import write_json
-from ml.metrics import METRICS
+from ml.metrics import FOLDS, METRICS, PERFORMANCE, TEST
 from ml.settings import SETTINGS
 from place.base import Job
 from place.find import job_of_trial
@@ -22,8 +22,8 @@ def mark_published(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def print_verdicts(metrics: dict[str, Any]) -> None:
-    """What a job's report says of the model, two sentences."""
-    for verdict in ("verdict", "profit_verdict"):
+    """What a job's report says of the model, and how often its test part was looked at."""
+    for verdict in ("verdict", "profit_verdict", "look"):
         if text := metrics.get("performance", {}).get(verdict):
             say(str(text))
 
@@ -63,6 +63,8 @@ def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
         _print_members(job, record)
     if metrics:
         say(f"epoch {metrics['best_epoch']} of {len(metrics['epochs'])} was kept")
+    if metrics.get("refit"):
+        say("the model is a refit on every row; the one that was measured is in model/measured")
     for title, rows in _grouped_metrics(metrics, record):
         say("")
         print_table([title, "value"], rows)
@@ -87,26 +89,25 @@ def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
 
 
 def _grouped_metrics(metrics: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Titles and rows of name and value: of the epoch that was kept, of the held-out rows, of the folds."""
+    """Titles and rows of name and value: of the epoch that was kept, of the validation and test rows, of the folds."""
     values = dict(metrics.get("best") or {})
     once = metrics.get("performance", {}).get("metrics")
     values |= once if isinstance(once, dict) else {}
     if not values:  # no metrics.json, as with a script of the user's: what its log told
         values = {entry["MetricName"]: entry.get("Value") for entry in record.get("FinalMetricDataList") or []}
     folds = len(metrics.get("folds", ())) or record.get("HyperParameters", {}).get("folds", "1")
-    titles = ("of that epoch" if metrics else "metric", "on the held-out rows", f"mean over {folds} folds")
-    epoch_title, held_out_title, folds_title = titles
+    epoch_title, folds_title = "of that epoch" if metrics else "metric", f"mean over {folds} folds"
+    of_group = {PERFORMANCE: "on the validation rows", FOLDS: folds_title, TEST: "on the test rows"}
+    titles = (epoch_title, *of_group.values())
     groups: dict[str, list[tuple[str, str]]] = {title: [] for title in titles}
     for name, value in values.items():
         if name.startswith("best_") and value == values.get(name.removeprefix("best_")):
             continue  # of the epoch that was kept, which the row without best_ is of
         if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in values:
             continue  # beside what they are the bounds of
-        once_a_job = name in METRICS and METRICS[name].once
-        of_folds = once_a_job and name.startswith("mean_")
-        if of_folds and folds in (1, "1"):
+        title = of_group.get(METRICS[name].group, epoch_title) if name in METRICS else epoch_title
+        if title == folds_title and folds in (1, "1"):
             continue  # of one fold, whose rows are there already
-        title = folds_title if of_folds else held_out_title if once_a_job else epoch_title
         text = _written(value)
         bounds = [values.get(f"{name}_{end}") for end in ("low", "high")]
         if None not in bounds:

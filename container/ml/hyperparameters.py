@@ -234,20 +234,29 @@ def problems_with(hyperparameters: Mapping[str, Any], day: date | None = None) -
             "hyperparameter patience needs a validation part, received validation_fraction=0; "
             "set patience=0 or a validation_fraction above 0"
         )
-    if values.get("publish_if", "always") != "always" and values.get("validation_fraction") == 0:
+    validation, test = (values.get(name, SETTINGS[name].default) for name in ("validation_fraction", "test_fraction"))
+    if values.get("publish_if", "always") != "always" and not (validation or test):
         problems.append(
-            f"hyperparameter publish_if={values['publish_if']} needs a validation part, received validation_fraction=0"
+            f"hyperparameter publish_if={values['publish_if']} needs a test or a validation part, received "
+            "test_fraction=0 and validation_fraction=0"
         )
     if values.get("patience") and values.get("monitor") == "last":
         problems.append(
             "hyperparameter patience needs a monitored metric, received monitor=last; set patience=0 "
             "or monitor=val_loss"
         )
-    fraction = values.get("validation_fraction", SETTINGS["validation_fraction"].default)
-    if values.get("folds", 1) > 1 and not 0 < values["folds"] * fraction < 1:
+    if values.get("refit") and not (validation or test):
         problems.append(
-            f"hyperparameter folds times validation_fraction must be in (0, 1), received "
-            f"{values['folds']} times {fraction}"
+            "hyperparameter refit needs a test or a validation part, received test_fraction=0 and "
+            "validation_fraction=0: every row is trained on as it is"
+        )
+    folds = values.get("folds", 1)
+    if folds > 1 and not validation:
+        problems.append(f"hyperparameter folds={folds} needs a validation part, received validation_fraction=0")
+    if folds * validation + test >= 1:
+        problems.append(
+            "hyperparameter folds times validation_fraction, and test_fraction, must leave rows to train on: together "
+            f"below 1, received {folds} times {validation} and {test}"
         )
     problems.extend(_population_problems(values))
     return values, problems

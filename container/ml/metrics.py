@@ -7,14 +7,15 @@ Other modules use the constants (`VAL_LOSS`), which hold the names. The launcher
 import dataclasses
 from collections.abc import Mapping
 
-TRAINING, VALIDATION, PERFORMANCE, FOLDS = "training", "validation", "performance", "folds"
+TRAINING, VALIDATION, PERFORMANCE, FOLDS, TEST = "training", "validation", "performance", "folds", "test"
 
 # Titles of the groups, in the order in which consoles show them.
 GROUPS = {
     TRAINING: "training",
     VALIDATION: "validation, by epoch",
-    PERFORMANCE: "the kept model on the held-out part",
+    PERFORMANCE: "the kept model on the validation part",
     FOLDS: "means over the folds",
+    TEST: "the kept model on the test part",
 }
 
 
@@ -41,7 +42,7 @@ class Metric:
     @property
     def once(self) -> bool:
         """Whether it is printed once a job, after the training; the others are printed once an epoch."""
-        return self.group in (PERFORMANCE, FOLDS)
+        return self.group in (PERFORMANCE, FOLDS, TEST)
 
     @property
     def regex(self) -> str:
@@ -82,7 +83,7 @@ BEST_VAL_ACCURACY = _declared(
 )
 WINDOWS_PER_SECOND = _declared("windows_per_second", "windows a second", "training windows a second", None, TRAINING)
 
-# Of the kept model on its held-out rows (`ml.judge.performance`)
+# Of the kept model on its validation rows (`ml.judge.performance`)
 VAL_LOG_LOSS = _declared(
     "val_log_loss", "log-loss", "cross-entropy of the probabilities, in nats", "Minimize", PERFORMANCE
 )
@@ -116,11 +117,17 @@ VAL_ACCURACY_GAIN_HIGH = _declared(
 VAL_PNL = _declared(
     "val_pnl",
     "profit",
-    "profit of following the predictions with one unit, spread paid, in price units",
+    "profit of following the predictions with one unit, less half the spread and the fee, in price units",
     "Maximize",
     PERFORMANCE,
 )
-VAL_SHARPE = _declared("val_sharpe", "Sharpe ratio a year", "its Sharpe ratio a year, of days", "Maximize", PERFORMANCE)
+VAL_SHARPE = _declared(
+    "val_sharpe",
+    "Sharpe ratio a year",
+    "its Sharpe ratio a year, of days; nan where the rows are too few for an interval",
+    "Maximize",
+    PERFORMANCE,
+)
 VAL_MAX_DRAWDOWN = _declared(
     "val_max_drawdown", "deepest drawdown", "its deepest fall from a peak, in price units", "Minimize", PERFORMANCE
 )
@@ -146,6 +153,21 @@ MEAN_VAL_PNL = _declared("mean_val_pnl", "mean profit", "mean over the folds of 
 MEAN_VAL_SHARPE = _declared(
     "mean_val_sharpe", "mean Sharpe ratio a year", "mean over the folds of val_sharpe", "Maximize", FOLDS, VAL_SHARPE
 )
+
+# Of the kept model on its test rows, where there is a test part; no objectives, since a choice by them would spoil it.
+# Only what tells most: SageMaker takes 40 metrics, and metrics.json has all.
+TEST_ACCURACY = _declared("test_accuracy", "accuracy", "share of the test windows predicted right", None, TEST)
+TEST_LOG_LOSS = _declared("test_log_loss", "log-loss", "cross-entropy of the probabilities, in nats", None, TEST)
+TEST_ACCURACY_GAIN = _declared("test_accuracy_gain", "gain", "accuracy minus the best baseline's", None, TEST)
+TEST_ACCURACY_GAIN_LOW = _declared(
+    "test_accuracy_gain_low", "at least", "lower end of its 95 % interval; above 0: skill", None, TEST
+)
+TEST_ACCURACY_GAIN_HIGH = _declared("test_accuracy_gain_high", "at most", "upper end of its 95 % interval", None, TEST)
+TEST_PNL = _declared("test_pnl", "profit", "as val_pnl", None, TEST)
+TEST_PNL_LATER = _declared(
+    "test_pnl_later", "profit one bar later", "test_pnl where every trade is made one bar later", None, TEST
+)
+TEST_SHARPE = _declared("test_sharpe", "Sharpe ratio a year", "as val_sharpe", None, TEST)
 
 
 def metric_definitions() -> list[dict[str, str]]:

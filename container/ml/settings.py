@@ -102,6 +102,7 @@ PRESETS = {
         "optimizer": "adam",
         "monitor": "val_loss",
         "patience": 0,
+        "test_fraction": 0.0,
     },
 }
 
@@ -130,7 +131,7 @@ class Settings:
     )
     horizon: int = _setting(
         300,
-        "minutes that an optimal position looks ahead; part of the purge before the validation rows",
+        "minutes that an optimal position looks ahead; part of the purge before the validation and the test rows",
         interval="[3, 100000]",
     )
     max_gap: str = _setting(
@@ -187,11 +188,20 @@ class Settings:
         1, "of the initial weights, the shuffle and the dropout", interval="[0, 2147483647]", scaling="Linear"
     )
     validation_fraction: float = _setting(
-        0.1, "share of the rows, the last ones, held out; 0 switches validation off", interval="[0, 1)"
+        0.1,
+        "share of the rows, the last ones before the test part, that choose the epoch and the settings; 0 switches "
+        "validation off",
+        interval="[0, 1)",
+    )
+    test_fraction: float = _setting(
+        0.1,
+        "share of the rows, the last ones, that no choice sees: the verdict, the report and publish_if are of them; 0: "
+        "they are of the validation rows",
+        interval="[0, 1)",
     )
     folds: int = _setting(
         1,
-        "stretches of validation_fraction at the end that are validated in turn, each by a model of its own "
+        "stretches of validation_fraction before the test part that are validated in turn, each by a model of its own "
         "trained on what came before; the last one's is kept",
         interval="[1, 100]",
         changes_weights=False,
@@ -205,6 +215,12 @@ class Settings:
         0,
         "epochs without a better monitored metric before training stops; 0: train to the last epoch",
         interval="[0, 100000]",
+        changes_weights=False,
+    )
+    refit: bool = _setting(
+        False,
+        "once the model is measured, train its settings and number of epochs again on every row, and keep and publish "
+        "that model, which nothing measures",
         changes_weights=False,
     )
     precision: str = _setting(
@@ -292,6 +308,12 @@ class Settings:
         changes_weights=False,
     )
     # The results
+    fee: float = _setting(
+        0.0,
+        "share of the traded price that each unit traded costs beside half the spread; 0.0005 is 0.05 %",
+        interval="[0, 1)",
+        changes_weights=False,
+    )
     threshold: float = _setting(
         0.0,
         "when following predictions, keep the position while the probability of buy is this near to 0.5",
@@ -312,7 +334,7 @@ class Settings:
     )
     publish_if: str = _setting(
         "always",
-        "whether to publish: always, or where the held-out rows show the model better, or not worse, than the one that "
+        "whether to publish: always, or where the test rows show the model better, or not worse, than the one that "
         "is under the key",
         choices=("always", "not_worse", "better"),
         changes_weights=False,

@@ -56,8 +56,8 @@ class DockerPlace(LocalPlace):
             for path in sorted(prices & model)
         ]
 
-    def _share(self, snapshot: Path, target: Path) -> None:
-        target.mkdir()  # where the snapshot is mounted
+    def _share(self, folder: Path, target: Path) -> None:
+        target.mkdir()  # where the folder is mounted
 
     def _commands(self, request: dict[str, Any], hosts: list[Host]) -> dict[str, Any]:
         if not shutil.which("docker"):
@@ -86,6 +86,7 @@ class DockerPlace(LocalPlace):
     def _container_options(self, request: dict[str, Any], host: Host, *, several: bool) -> list[str]:
         """What a host's container may use and sees: fences, files, GPUs, cores and variables."""
         options = ["--user", f"{os.getuid()}:{os.getgid()}", *_FENCES, *_mount(host.folder, "/opt/ml")]
+        options += _mount(self._looks, "/opt/ml/looks")
         shared = self._snapshots(request)
         if several:
             files = self.folder(request["TrainingJobName"]) / "input" / "data"

@@ -26,7 +26,7 @@ from place.hosts import (
     merge,
     shares,
 )
-from place.record import JOB_LOCK, LOG, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
+from place.record import JOB_LOCK, LOG, LOOKS, RECORD, RUNNER_LOCK, is_locked, now, signal_job, write_record
 from place.tuning import TuningFolders, spawn
 from request import JOB_PARTS, host_names, local_paths, name_of, s3_sources, training_part
 
@@ -142,6 +142,11 @@ class LocalPlace(TuningFolders):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     self._share(snapshots.get(channel, start.final / inside), target)
 
+    @property
+    def _looks(self) -> Path:
+        """Where all jobs here record that they looked at a test part (`ml.deliver.looks`); their runners make it."""
+        return self.runs / LOOKS
+
     def _snapshots(self, request: dict[str, Any]) -> dict[str, Path]:
         """The channels of a trial that its tuning job has copied once for all of them."""
         if "TuningJobName" not in request:
@@ -154,9 +159,9 @@ class LocalPlace(TuningFolders):
         }
         return {channel: path for channel, path in paths.items() if path.is_relative_to(kept)}
 
-    def _share(self, snapshot: Path, target: Path) -> None:
-        """Lets a trial, or a further host, read files that others read too as its channel."""
-        target.symlink_to(snapshot)
+    def _share(self, folder: Path, target: Path) -> None:
+        """Shows a job, or a further host of one, a folder of this machine, such as a snapshot as a trial's channel."""
+        target.symlink_to(folder)
 
     def stop(self, name: str) -> None:
         """Asks a job to end; it has two minutes to do so, as on SageMaker."""
@@ -260,6 +265,7 @@ class LocalPlace(TuningFolders):
             folder = folder_of_host(start.folder, host.name)
             for path in ("input/config", "input/data", "model", "output/data"):
                 (folder / path).mkdir(parents=True, exist_ok=True)
+            self._share(self._looks, folder / "looks")
             if "CheckpointConfig" in request:
                 (folder / "checkpoints").mkdir(exist_ok=True)
                 config["checkpointconfig"] = {"LocalPath": f"{self._inside(host)}/checkpoints"}

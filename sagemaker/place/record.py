@@ -21,6 +21,7 @@ from place.record_shape import misfit
 
 RECORD, LOG = "training_job.json", "job.log"
 TUNING_RECORD, TUNING_LOG = "tuning_job.json", "tuning.log"
+LOOKS = ".looks"  # beside the jobs' folders
 
 JOB_LOCK, RUNNER_LOCK = ".lock", ".runner.lock"  # held by all that is of the job, and by its runner alone
 

@@ -23,7 +23,18 @@ from ml.log import say
 from place import engine
 from place.hosts import HOSTS, folder_of_host, host_names_in, merge
 from place.outcome import failure_of, final_metrics
-from place.record import LOG, RECORD, RUNNER_LOCK, is_locked, now, read_record, signal_job, take_lock, write_record
+from place.record import (
+    LOG,
+    LOOKS,
+    RECORD,
+    RUNNER_LOCK,
+    is_locked,
+    now,
+    read_record,
+    signal_job,
+    take_lock,
+    write_record,
+)
 
 _STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
 # After a host has failed: until the others are asked to end, which should have noticed, and then until they are killed.
@@ -63,6 +74,8 @@ class _JobRun:
     def _start(self) -> str:
         """Starts every host; returns why that failed, in SageMaker's form, or nothing."""
         record = self._record
+        with contextlib.suppress(OSError):  # then the job says that its look is not counted
+            (self._folder.parent / LOOKS).mkdir(exist_ok=True)
         try:
             engine.create_network(record, lambda job: _is_running(self._folder.with_name(job)))
         except engine.EngineSilent as silence:

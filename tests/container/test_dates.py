@@ -81,5 +81,8 @@ def test_settings_resolve_relative_dates_from_the_day_they_are_given():
 
 
 def test_a_guarded_publication_needs_held_out_rows():
-    with pytest.raises(UserError, match="publish_if=better needs a validation part, received validation_fraction=0"):
-        parse_settings({"publish_if": "better", "validation_fraction": "0"})
+    with pytest.raises(
+        UserError, match="publish_if=better needs a test or a validation part, received test_fraction=0"
+    ):
+        parse_settings({"publish_if": "better", "validation_fraction": "0", "test_fraction": "0"})
+    assert parse_settings({"publish_if": "better", "validation_fraction": "0"}).test_fraction == 0.1

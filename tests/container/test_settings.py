@@ -102,8 +102,13 @@ def test_what_sagemaker_adds_is_passed_over():
         ({"start_date": "2020-06-02", "end_date": "2020-06-01"}, "start_date must be before end_date"),
         ({"patience": "3", "validation_fraction": "0"}, "patience needs a validation part"),
         ({"patience": "3", "monitor": "last"}, "patience needs a monitored metric, received monitor=last"),
-        ({"folds": "2", "validation_fraction": "0"}, "validation_fraction must be in (0, 1), received 2 times 0.0"),
-        ({"folds": "10"}, "folds times validation_fraction must be in (0, 1), received 10 times 0.1"),
+        ({"folds": "2", "validation_fraction": "0"}, "folds=2 needs a validation part, received validation_fraction=0"),
+        ({"test_fraction": "0.9"}, "together below 1, received 1 times 0.1 and 0.9"),
+        (
+            {"refit": "true", "test_fraction": "0", "validation_fraction": "0"},
+            "refit needs a test or a validation part",
+        ),
+        ({"folds": "10"}, "must leave rows to train on: together below 1, received 10 times 0.1 and 0.1"),
     ],
     ids=str,
 )

@@ -85,7 +85,7 @@ def test_a_jobs_page_calls_bars_by_their_length_and_names_its_files(browser, pag
         assert browser.get_log("browser") == []
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         text = browser.find_element("tag name", "body").text
-        assert f"held-out {words}" in text and "channel train, p.csv (CSV): times in dt (ISO 8601, UTC)" in text
+        assert f"validation {words}" in text and "channel train, p.csv (CSV): times in dt (ISO 8601, UTC)" in text
         assert "minute" not in text.replace("bars of 5 minutes", "").replace("more than 30 minutes", "")
 
 

@@ -23,6 +23,7 @@ from ml.timeseries import time_series
 
 KEY = "/symbols/ml/training_data/FX_BTC_JPY"
 MODEL_KEY = "/ml/models/fx_btc_jpy_model.h5"
+TESTED = SMALL | {"test_fraction": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def finished(tmp_path_factory, market):
     url = f"files:/{folder}/kydb"
     time_series(kydb.connect(url), KEY).replace(market)
     job = JobFolder(
-        folder / "ml", SMALL | {"prices_db": url, "prices_key": KEY, "model_db": url, "model_key": MODEL_KEY}
+        folder / "ml", TESTED | {"prices_db": url, "prices_key": KEY, "model_db": url, "model_key": MODEL_KEY}
     )
     (job.base / "output/failure").write_text("of an earlier run")
     assert job.run(TRAINING_JOB_NAME="nightly") == 0, job.errors
@@ -72,8 +73,8 @@ def test_a_job_leaves_a_measured_model_in_both_places(finished):
     assert list((finished.base / "output/tensorboard").glob("events*"))
     record = json.loads((finished.base / "model/job.json").read_text())
     assert record["settings"]["lookback"] == 60 and record["data"]["rows"] == 5700
-    assert record["data"]["validation_rows"] == 570
-    assert record["data"]["train_rows"] == 5700 - 570 - 60 - 300
+    assert record["data"]["validation_rows"] == record["data"]["test_rows"] == 570
+    assert record["data"]["train_rows"] == 5700 - 2 * (570 + 60 + 300)
 
 
 def test_the_log_gives_back_the_numbers_in_metrics_json(finished):
@@ -86,7 +87,7 @@ def test_the_log_gives_back_the_numbers_in_metrics_json(finished):
 
 def test_prices_from_a_channel_and_from_kydb_train_the_same_model(tmp_path, finished, market):
     dates = {"start_date": "0001-01-01", "end_date": "9999-12-31"}
-    other = JobFolder(tmp_path / "ml", SMALL | dates, channel={"b.parquet": market[3000:], "a.parquet": market[:3000]})
+    other = JobFolder(tmp_path / "ml", TESTED | dates, channel={"b.parquet": market[3000:], "a.parquet": market[:3000]})
     assert other.run() == 0, other.errors
     weights = []
     for job in (finished, other):

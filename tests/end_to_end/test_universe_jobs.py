@@ -53,4 +53,4 @@ def test_another_night_is_compared_with_the_model_before(job):
         (again.base / "input/data/train" / path.name).write_bytes(path.read_bytes())
     assert again.run() == 0, again.errors
     told = again.metrics["publication"]
-    assert "of the model under the key on 20,544 held-out rows, a difference of +0.0000" in told
+    assert "of the model under the key on the same 20,544 validation rows, a difference of +0.0000" in told

@@ -73,8 +73,8 @@ def test_check_tells_what_a_job_would_understand(run, good):
         "segments: 1 with max_gap 4d, no windows lost to cuts",
         "0.0% of the windows and 0.0% of the labels reach across more than 30 minutes without a bar; "
         "a label looks ahead 5 hours at most",
-        "training on 4,590 rows, validating on the last 570; windows of 240 bars: 4,351 to train on, "
-        "331 to validate on",
+        "training on 3,480 rows, validating on the next 570, testing on the last 570; windows of 240 bars: 3,241 to "
+        "train on, 331 to validate on, 331 to test on",
     ]
 
 
@@ -125,7 +125,7 @@ def test_check_prints_json_for_programs(run, good):
     found = json.loads(out)
     assert code == 0 and found["problem"] == "" and found["rows"] == 5700
     assert found["source"]["bar_seconds"] == 60 and len(found["source"]["files"][0]["sha256"]) == 64
-    assert (found["train_windows"], found["validation_windows"]) == (4351, 331)
+    assert (found["train_windows"], found["validation_windows"], found["test_windows"]) == (3241, 331, 331)
     assert found["first_rows"][1] == {"time": "2024-01-02 00:01:00+00:00", "mid": 100.02}
 
 
@@ -164,7 +164,7 @@ def test_right_prices_are_told_in_a_line(run, good):
 
 def test_prices_that_are_too_few_for_the_settings_end_a_launch(run, good):
     code, _, err = run("train", "--prices", good, "--dry-run", "--set", "lookback=1440")
-    assert code == 1 and "channel train, p.csv: lookback 1,440 is larger than the validation part" in err
+    assert code == 1 and "channel train, p.csv: lookback 1,440 is larger than the test part" in err
 
 
 def request_of(path, **hyperparameters):
@@ -201,7 +201,7 @@ def test_of_a_search_only_what_every_trial_would_refuse_is_refused(good):
     check_local_prices(tuning_of(good, integer, Name="lookback", MinValue="60", MaxValue="5000"), [good])
     check_local_prices(tuning_of(good, integer, Name="folds", MinValue="50", MaxValue="60"), [good])
     check_local_prices(tuning_of(good, "CategoricalParameterRanges", Name="lookback", Values=["4000", "240"]), [good])
-    with pytest.raises(UserError, match="lookback 4,000 is larger than the validation part"):
+    with pytest.raises(UserError, match="lookback 4,000 is larger than the test part"):
         check_local_prices(tuning_of(good, integer, Name="lookback", MinValue="4000", MaxValue="5000"), [good])
 
 

@@ -52,7 +52,7 @@ def test_metrics_are_grouped_and_each_number_is_shown_once(show):
         "val_loss\t0.6",
         "val_accuracy\t0.7",
         "",
-        "on the held-out rows\tvalue",
+        "on the validation rows\tvalue",
         "val_accuracy_gain\t0.01 (-0.02 to 0.04)",
         "val_pnl\t-3.5",
         "",
@@ -64,6 +64,16 @@ def test_metrics_are_grouped_and_each_number_is_shown_once(show):
 def test_means_over_folds_are_shown_where_there_are_several(show):
     lines = show(folds=[{}, {}, {}])
     assert lines[lines.index("mean over 3 folds\tvalue") + 1] == "mean_val_accuracy\t0.65"
+
+
+def test_numbers_of_the_test_part_are_shown_apart_and_a_refit_is_told(show):
+    lines = show(
+        performance={"metrics": ONCE | {"test_accuracy": 0.6}, "verdict": "Skill.", "look": "The 2nd look."},
+        refit={"epochs": 2},
+    )
+    assert lines[lines.index("on the test rows\tvalue") + 1] == "test_accuracy\t0.6"
+    assert lines[-2:] == ["Skill.", "The 2nd look."]
+    assert "the model is a refit on every row; the one that was measured is in model/measured" in lines
 
 
 def test_an_interval_that_cannot_be_told_is_left_out(show):

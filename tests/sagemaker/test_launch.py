@@ -31,6 +31,7 @@ def test_a_job_runs_and_leaves_what_sagemaker_would(launch):
     record = launch.record("one")
     assert record["TrainingJobStatus"] == record["SecondaryStatus"] == "Completed"
     assert record["TrainingStartTime"] < record["TrainingEndTime"]
+    assert (launch.runs / "one/looks").resolve() == launch.runs / ".looks" and (launch.runs / ".looks").is_dir()
 
 
 def test_the_reason_of_a_failure_is_the_last_line_and_the_exit_code_is_not_zero(launch):
@@ -82,6 +83,8 @@ def test_the_real_job_on_the_simulated_market(launch):
         )
     assert (launch.runs / "real" / "output" / "data" / "report.html").stat().st_size > 100_000
     assert "keras.models.load_model(" in out
+    assert out.count("This is the first look at this test part.\n") == 1
+    assert [path.name for path in (launch.runs / ".looks").glob("*/*")] == ["real"]
     url = re.search(r"kydb.connect\('(.+?)'\)", out).group(1)
     model = kydb.connect(url)["/ml/models/sample_market_4000_model.h5"]
     assert model == (launch.runs / "real" / "model" / "sample_market_4000_model.h5").read_bytes()

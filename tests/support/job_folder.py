@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 TRAIN = Path(__file__).resolve().parents[2] / "container/bin/train"
-SMALL = {"lookback": 60, "nodes": 16, "epochs": 2, "batch_size": 512}
+SMALL = {"lookback": 60, "nodes": 16, "epochs": 2, "batch_size": 512, "test_fraction": 0}
 
 
 class JobFolder:

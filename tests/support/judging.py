@@ -7,7 +7,7 @@ from ml.optimal_position import labelled
 from ml.settings import Settings
 
 MINUTE = pd.Timedelta(minutes=1)
-SMALL = Settings(lookback=30, horizon=20, spread=0.5, validation_fraction=0.2)
+SMALL = Settings(lookback=30, horizon=20, spread=0.5, validation_fraction=0.2, test_fraction=0.0)
 
 
 def market(rows, seed=1, predictability=1.0, config=SMALL):

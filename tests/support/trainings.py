@@ -24,6 +24,7 @@ SMALL = Settings(
     warmup_steps=0,
     schedule="constant",
     checkpoint_seconds=1,
+    test_fraction=0.0,
 )
 REGULARISED = dataclasses.replace(SMALL, warmup_steps=10, schedule="cosine", weight_decay=0.1, label_smoothing=0.1)
 

@@ -63,7 +63,7 @@ def decide(
     except Exception as error:  # a file of another program's, say: whatever it is, nothing is replaced blindly
         return Decision(False, f"the model under the key cannot be compared with: {type(error).__name__}: {error}")
     if not comparison.has_interval:
-        return Decision(False, f"too few held-out rows to compare: {comparison.text}")
+        return Decision(False, f"too few rows to compare: {comparison.text}")
     if not comparison.is_not_worse:
         return Decision(False, f"worse: {comparison.text}")
     if not comparison.has_skill:

@@ -55,7 +55,12 @@ def check_folder(folder: Path, weights: int) -> None:
 
 
 def save_model(
-    model: "keras.Model", h5: bytes, folder: Path, h5_name: str, records: Mapping[str, Mapping[str, Any]]
+    model: "keras.Model",
+    h5: bytes,
+    folder: Path,
+    h5_name: str,
+    records: Mapping[str, Mapping[str, Any]],
+    others: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a model in the three forms its users load, and its records: all of them or none.
 
@@ -66,6 +71,7 @@ def save_model(
             Serving that takes raw prices and normalises them in its graph.
         h5_name: name of the .h5 file.
         records: file name to the JSON object that is saved with the model.
+        others: further files, path below the folder to content.
 
     Raises:
         UserError: the folder cannot be written; what it held before is untouched.
@@ -77,6 +83,7 @@ def save_model(
         yield from _saved_model(model)
         for name, record in records.items():
             yield name, json_text(record)
+        yield from (others or {}).items()
 
     try:
         write_together(folder, contents())

@@ -37,6 +37,7 @@ class Description(TypedDict):
         rows: of the history that it was made from.
         last: time of the last of them.
         data_sha256: of the history that it was trained on.
+        measured_sha256: of the .h5 that the verdict is of, where this one is its refit on every row.
         project_version: of this project.
     """
 
@@ -48,12 +49,14 @@ class Description(TypedDict):
     rows: int | None
     last: str | None
     data_sha256: str | None
+    measured_sha256: str | None
     project_version: str | None
 
 
 def description(record: JobRecord, metrics: Metrics | None = None) -> Description:
     """A model's description from its job's job.json and metrics.json."""
     settings = record["settings"]
+    refit = (metrics or {}).get("refit")
     return {
         "lookback": settings.get("lookback"),
         "centred": settings.get("centred"),
@@ -63,6 +66,7 @@ def description(record: JobRecord, metrics: Metrics | None = None) -> Descriptio
         "rows": record["data"].get("rows"),
         "last": record["data"].get("last"),
         "data_sha256": record["data"].get("sha256"),
+        "measured_sha256": refit["measured_sha256"] if refit else None,
         "project_version": record.get("version"),
     }
 
@@ -138,8 +142,10 @@ class ModelTarget:
     ) -> tuple[bytes | None, dict[str, Any]]:
         """The model under the key and its version's record, {} where it has none; None and {}: there is no model.
 
+        Of a refit the content is that of the model that was measured, which has not seen every row.
+
         Raises:
-            Exception: KYDB does not answer.
+            Exception: KYDB does not answer, or the measured model of a refit is not there.
         """
 
         def read():
@@ -151,7 +157,15 @@ class ModelTarget:
                 record = json.loads(_stored(db, f"{version_key(self._key, content)}.json") or "{}")
             except (ValueError, TypeError):  # a damaged one
                 record = {}
-            return content, record if isinstance(record, dict) else {}
+            record = record if isinstance(record, dict) else {}
+            if record.get("measured_sha256"):
+                measured = _stored(db, measured_key(self._key, content))
+                if not isinstance(measured, bytes):
+                    raise UserError(
+                        f"it is a refit, and {measured_key(self._key, content)}, what was measured, is lost"
+                    )
+                content = measured
+            return content, record
 
         return patiently(read, patience=patience, what=f"reading {self}", given_up=given_up)
 
@@ -161,6 +175,7 @@ class ModelTarget:
         settings: Settings,
         about: Description,
         *,
+        measured: bytes | None = None,
         given_up: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Publishes the bytes of an .h5 file as the function `publish` does, and prints what came of it.
@@ -172,6 +187,7 @@ class ModelTarget:
             content: the file's bytes.
             settings: the job's: publish_seconds and replace_lookback.
             about: for the record of this version.
+            measured: the .h5 file of the model that was measured, where this one is its refit.
             given_up: looked at between attempts: whether to end.
 
         Returns:
@@ -184,6 +200,7 @@ class ModelTarget:
                 content,
                 self._job_name,
                 about=about,
+                measured=measured,
                 replace_lookback=settings.replace_lookback,
                 patience=settings.publish_seconds,
                 timeout=self._timeout,
@@ -206,6 +223,7 @@ def publish(
     job_name: str,
     *,
     about: Description | None = None,
+    measured: bytes | None = None,
     replace_lookback: bool = False,
     patience: float = 300,
     timeout: float = TIMEOUT,
@@ -223,6 +241,7 @@ def publish(
         content: the file's bytes.
         job_name: the job that made it.
         about: for the record of this version; None: only what the file itself says is known.
+        measured: the .h5 file of the model that was measured, where this one is its refit; kept beside the version.
         replace_lookback: whether it may take the place of a model that takes another number of prices.
         patience: seconds to keep trying: a model that took hours is worth waiting for a database that restarts.
         timeout: seconds without a byte after which a connection counts as dead.
@@ -242,6 +261,7 @@ def publish(
             content,
             job_name,
             about or _unknown(content),
+            measured,
             replace_lookback,
             timeout,
             patience=patience,
@@ -256,7 +276,14 @@ def publish(
 
 
 def _publish_once(
-    url: str, key: str, content: bytes, job_name: str, about: Description, replace_lookback: bool, timeout: float
+    url: str,
+    key: str,
+    content: bytes,
+    job_name: str,
+    about: Description,
+    measured: bytes | None,
+    replace_lookback: bool,
+    timeout: float,
 ) -> None:
     db = connect(url, timeout)
     before, damaged = _model_at(db, key)
@@ -268,6 +295,8 @@ def _publish_once(
             _refuse_other_lookback(db, key, before, about["lookback"])
         if _stored(db, version_key(key, before)) != before:  # published by another program, or the version is damaged
             _write_version(db, key, before, "unknown", _unknown(before))
+    if measured is not None:
+        db[measured_key(key, content)] = measured
     _write_version(db, key, content, job_name, about)
     db[key] = content
     found, _ = _model_at(db, key)
@@ -338,6 +367,11 @@ def version_key(key: str, content: bytes) -> str:
     return f"{_VERSIONS_FOLDER}/{key.strip('/')}/{hashlib.sha256(content).hexdigest()}"
 
 
+def measured_key(key: str, content: bytes) -> str:
+    """The key that keeps the model that was measured, beside the version of its refit."""
+    return f"{version_key(key, content)}.measured"
+
+
 def _unknown(content: bytes) -> Description:
     return {
         "lookback": lookback_of(content),
@@ -348,5 +382,6 @@ def _unknown(content: bytes) -> Description:
         "rows": None,
         "last": None,
         "data_sha256": None,
+        "measured_sha256": None,
         "project_version": None,
     }

@@ -19,6 +19,7 @@ from ml.settings import Settings
 
 SCHEMA = 1  # a change that a reader of today would misread needs another number; a new key does not
 METRICS_FILE, JOB_FILE = "metrics.json", "job.json"
+MEASURED_FOLDER = "measured"  # of the .h5 that was measured, where the model is its refit
 
 _LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pandas", "kydb", "boto3", "sagemaker-training")
 _MOST_BYTES = 100_000_000  # of a file that is read: 100,000 epochs take a quarter of it
@@ -32,7 +33,7 @@ class Data(TypedDict):
         first, last: its first and last time (UTC).
         gaps: of its bars, by name.
         buy_share: share of the rows labelled buy.
-        train_rows, validation_rows: rows of the two parts.
+        train_rows, validation_rows, test_rows: rows of the parts.
         sha256: of the history.
         instruments: of several, by name, the rows and sha256 of each; there where there are several.
     """
@@ -44,6 +45,7 @@ class Data(TypedDict):
     buy_share: float
     train_rows: int
     validation_rows: int
+    test_rows: NotRequired[int]
     sha256: str
     instruments: NotRequired[dict[str, dict[str, Any]]]
 
@@ -96,6 +98,22 @@ class MemberEntry(TypedDict):
     metrics: dict[str, float | None]
 
 
+class Refit(TypedDict):
+    """How the model that was measured was trained once more on every row.
+
+    Attributes:
+        epochs: how many.
+        rows: that it was trained on.
+        model_sha256: of the .h5 that came of it, which is in model/ and is published.
+        measured_sha256: of the .h5 that all measurements are of, which is kept in model/measured/.
+    """
+
+    epochs: int
+    rows: int
+    model_sha256: str
+    measured_sha256: str
+
+
 class Metrics(TypedDict):
     """metrics.json: what a job measured. A number that is none (nan, infinity) is None.
 
@@ -108,7 +126,10 @@ class Metrics(TypedDict):
         publication: why publish_if let it be published, or did not; there where there was a model_db.
         best: the metrics of the epoch that is kept.
         epochs: of each epoch its number (`epoch`) and its metrics.
-        performance: what the model is worth on its held-out rows: `verdict`, `profit_verdict`, `metrics` and more.
+        refit: how the model that is kept was made from the one that was measured; None: they are one.
+        performance: what the model is worth on the rows of `part` (test, or validation where there is no test part):
+            `verdict`, `profit_verdict`, `look` (how often a test part was looked at), `metrics` and more.
+        validation: the same on the validation rows, where there is a test part.
         folds: of each fold what it measured.
         population: what came of each network that was trained at once, in order; there where the job trained several.
         member: the number of the one that is kept; all else in this file is of it.
@@ -122,7 +143,9 @@ class Metrics(TypedDict):
     publication: NotRequired[str]
     best: dict[str, float | None]
     epochs: list[dict[str, float | None]]
+    refit: NotRequired[Refit | None]
     performance: NotRequired[dict[str, Any]]
+    validation: NotRequired[dict[str, Any]]
     folds: NotRequired[list[dict[str, Any]]]
     population: NotRequired[list[MemberEntry]]
     member: NotRequired[int]

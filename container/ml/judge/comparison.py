@@ -52,7 +52,14 @@ class Comparison(NamedTuple):
 
 
 def compared(
-    new: np.ndarray, old: np.ndarray, labels: np.ndarray, block: int, share: float, times: np.ndarray | None = None
+    new: np.ndarray,
+    old: np.ndarray,
+    labels: np.ndarray,
+    block: int,
+    share: float,
+    times: np.ndarray | None = None,
+    *,
+    part: str = "validation",
 ) -> Comparison:
     """Compares the probabilities of buy of two models.
 
@@ -63,6 +70,7 @@ def compared(
         block: rows of a block of the bootstrap, longer than what a label looks ahead.
         share: of buys among the training rows.
         times: of the rows, (rows,), where they are of several instruments.
+        part: whose rows they are: validation or test.
     """
     moments = np.arange(len(labels)) if times is None else np.unique(times, return_inverse=True)[1]
     bootstrap = Bootstrap(int(moments.max()) + 1, block).at(moments)
@@ -76,8 +84,8 @@ def compared(
         else f"no interval from fewer than {LEAST_BLOCKS} blocks of {block:,} rows; hold out more"
     )
     text = (
-        f"log-loss {means[0]:.4f} against {means[1]:.4f} of the model under the key on {len(labels):,} held-out rows, "
-        f"a difference of {difference.value:+.4f} ({interval})"
+        f"log-loss {means[0]:.4f} against {means[1]:.4f} of the model under the key on the same {len(labels):,} {part} "
+        f"rows, a difference of {difference.value:+.4f} ({interval})"
     )
     return Comparison(means[0], means[1], difference, skill, text)
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ml.judge.bootstrap import Bootstrap, Estimate
 from ml.judge.instruments import Instrument
 from ml.judge.scores import Prediction
-from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, in_basis_points, positions, profit
+from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, in_basis_points, later, positions, profit
 from ml.settings import Settings
 
 MODEL, HOLDING, OPTIMAL = "model", "holding", "optimal position"
@@ -44,10 +44,12 @@ class Followed:
 
     Attributes:
         profits: of each row, by unit: a frame with a column for each position.
+        delayed: the same where every trade is made one bar later.
         traded: units traded in all.
     """
 
     profits: dict[str, pd.DataFrame]
+    delayed: dict[str, pd.DataFrame]
     traded: dict[str, float]
 
 
@@ -59,6 +61,7 @@ class Held:
         name: of the instrument.
         rows: mid and position, indexed by time.
         spread: ask minus bid, (rows,).
+        fee: share of the traded price that trading costs beside half the spread.
         predicted: which rows have a prediction, bool, (rows,).
         probability: of buy, (predictions,).
     """
@@ -66,6 +69,7 @@ class Held:
     name: str
     rows: pd.DataFrame
     spread: np.ndarray
+    fee: float
     predicted: np.ndarray
     probability: np.ndarray
 
@@ -79,7 +83,7 @@ class Held:
             spread = (rows["ask"] - rows["bid"]).to_numpy() if "bid" in rows else np.full(len(rows), settings.spread)
         probability = np.asarray(instrument.probability, np.float64)[len(instrument.probability) - len(rows) :]
         predicted = np.isfinite(probability)
-        return cls(instrument.name, rows[["mid", "position"]], spread, predicted, probability[predicted])
+        return cls(instrument.name, rows[["mid", "position"]], spread, settings.fee, predicted, probability[predicted])
 
     @property
     def labels(self) -> np.ndarray:
@@ -112,13 +116,18 @@ class Held:
             HOLDING: np.ones(len(mid)),
             OPTIMAL: self.rows["position"].to_numpy(np.float64),
         }
-        earned = {name: profit(position, mid, self.spread) for name, position in held.items()}
-        in_points = {name: in_basis_points(profits, mid) for name, profits in earned.items()}
+
+        def earned(taken: dict[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+            profits = {name: profit(position, mid, self.spread, self.fee) for name, position in taken.items()}
+            in_points = {name: in_basis_points(each, mid) for name, each in profits.items()}
+            return {
+                unit: pd.DataFrame(each, self.rows.index)
+                for unit, each in ((PRICE_UNITS, profits), (BASIS_POINTS, in_points))
+            }
+
         return Followed(
-            {
-                unit: pd.DataFrame(profits, self.rows.index)
-                for unit, profits in ((PRICE_UNITS, earned), (BASIS_POINTS, in_points))
-            },
+            earned(held),
+            earned({name: later(position) for name, position in held.items()}),
             {name: float(np.abs(np.diff(position, prepend=0)).sum()) for name, position in held.items()},
         )
 
@@ -132,24 +141,20 @@ class Held:
 
 
 def profits_of_moments(
-    followed: Sequence[Followed], moments: Sequence[np.ndarray], times: np.ndarray, unit: str
+    profits: Sequence[pd.DataFrame], moments: Sequence[np.ndarray], times: np.ndarray
 ) -> pd.DataFrame:
     """The profits of all instruments together, a row for each moment, a column for each position that is followed.
 
     Args:
-        followed: of each instrument.
+        profits: of each instrument, in one unit.
         moments: the moment of each of its rows, by number.
         times: of the moments, in nanoseconds since 1970.
-        unit: of the profits.
     """
-    if len(followed) == 1:
-        return followed[0].profits[unit]
+    if len(profits) == 1:
+        return profits[0]
     together = {
-        name: sum(
-            np.bincount(moment, each.profits[unit][name], len(times))
-            for each, moment in zip(followed, moments, strict=True)
-        )
-        for name in followed[0].traded
+        name: sum(np.bincount(moment, each[name], len(times)) for each, moment in zip(profits, moments, strict=True))
+        for name in profits[0].columns
     }
     return pd.DataFrame(together, pd.DatetimeIndex(times, tz="UTC", name="dt"))
 

@@ -1,9 +1,9 @@
 """What the models of a job's folds are worth: measured, printed, and made into the report."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,31 +18,60 @@ if TYPE_CHECKING:
     from ml.judge.instruments import Instrument
 
 
-def judge_models(
-    folds, outcome, settings: Settings, record: Any, metrics: Any, keep: Callable[[], None], output: Path
-) -> None:
-    """Measures each fold's model on its held-out rows, prints what came of the last one's, writes the report's page.
+class Judged(NamedTuple):
+    """The part of a history that a job's model is judged on: the test part, or where there is none the validation part.
 
-    The model is safe by then: whatever fails is told in a line and costs the report alone.
+    Attributes:
+        part: test or validation.
+        fold: whose held-out rows they are (`ml.learn.folds.Fold`).
+        predict: what the model that is kept says about them.
+    """
+
+    part: str
+    fold: Any
+    predict: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+def judge_models(
+    folds,
+    outcome,
+    judged: Judged,
+    settings: Settings,
+    record: Any,
+    metrics: Any,
+    keep: Callable[[], None],
+    count_look: Callable[[], Mapping[str, Any]],
+    output: Path,
+) -> None:
+    """Measures each fold's model on its validation rows and the last one's on the part that it is judged on.
+
+    Prints what came of it and writes the report's page. The model is safe by then: whatever fails is told in a line and
+    costs the report alone.
 
     Args:
         folds: of the history, as `ml.learn.folds.folds_of` cuts it.
         outcome: what came of training them all, none stopped.
+        judged: what the verdict, the report and positions.parquet are of.
         settings: of the job.
         record: job.json.
-        metrics: metrics.json, which gets `performance` and `folds`.
+        metrics: metrics.json, which gets `performance` and `folds`, and `validation` where there is a test part.
         keep: writes metrics.json.
+        count_look: records that the test part is looked at; gives what `performance` says of that.
         output: the folder of the page.
     """
     try:
         # SciPy takes a moment to import that the first epoch need not wait for.
-        from ml.judge.performance import fold_row, mean_metrics, measure
+        from ml.judge.performance import TEST, fold_row, mean_metrics, measure
         from ml.judge.report import write_report
 
-        bar = bar_length(folds[-1].history.index)
+        bar = bar_length(judged.fold.history.index)
+        validated, results, predictions = [], [], []
+        if settings.validation_fraction:
+            validated, results = folds, outcome.results
+            predictions = [*outcome.predicted, outcome.kept.predict()]
         performances = [
             measure(instruments_of(fold, predicted), settings, bar)
-            for fold, predicted in zip(folds, [*outcome.predicted, outcome.kept.predict()], strict=True)
+            for fold, predicted in zip(validated, predictions, strict=True)
         ]
         table = [
             fold_row(
@@ -53,16 +82,25 @@ def judge_models(
                 result.history[result.best_epoch - 1],
                 performance,
             )
-            for fold, result, performance in zip(folds, outcome.results, performances, strict=True)
+            for fold, result, performance in zip(validated, results, performances, strict=True)
         ]
-        last = performances[-1]
-        numbers = last.metrics | mean_metrics(table)
+        numbers = performances[-1].metrics | mean_metrics(table) if validated else {}
+        look: Mapping[str, Any] = {}
+        if judged.part == TEST:
+            if validated:
+                metrics["validation"] = performances[-1].as_json()
+            tested = measure(instruments_of(judged.fold, judged.predict()), settings, bar, TEST)
+            look = count_look()
+            numbers |= tested.metrics
+            performances.append(tested)
+        found = performances[-1]
         say(performance_line(numbers), metrics=True)
-        say(last.verdict)
-        say(last.profit_verdict)
-        metrics |= {"performance": {"metrics": numbers} | last.as_json(), "folds": table}
+        for line in (found.verdict, found.profit_verdict, look.get("look")):
+            if line:
+                say(line)
+        metrics |= {"performance": {"metrics": numbers} | found.as_json() | dict(look), "folds": table}
         keep()
-        page = write_report(output, record, metrics, folds[-1].history, last)
+        page = write_report(output, record, metrics, judged.fold.history, found)
         say(f"report: {page}")
     except Exception as error:
         traceback.print_exc()
@@ -70,7 +108,7 @@ def judge_models(
 
 
 def instruments_of(fold, predicted: tuple[np.ndarray, np.ndarray]) -> "list[Instrument]":
-    """Each instrument's rows up to the last one that is validated, and what a fold's model predicts there.
+    """Each instrument's rows up to the last one that is held out, and what a fold's model predicts there.
 
     Raises:
         UserError: a prediction is no number.

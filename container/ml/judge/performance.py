@@ -21,9 +21,11 @@ from ml.judge.held_out import MODEL, Held, InstrumentScore, instrument_scores, p
 from ml.judge.instruments import Instrument
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS, Prediction, calibration_curve, score
 from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, trading_result
-from ml.judge.verdict import accuracy_verdict, profit_verdict
+from ml.judge.verdict import accuracy_verdict, costs_in_words, profit_verdict
 from ml.metrics import METRICS, rounded
 from ml.settings import Settings
+
+VALIDATION, TEST = "validation", "test"  # parts of a history that a model is measured on
 
 DIVERGED = "the model's probabilities are not numbers: the training diverged; lower learning_rate"
 
@@ -43,11 +45,13 @@ class Performance:
         best_baseline: the rule with the highest accuracy on these rows.
         confusion: of the model: rows by label and prediction.
         calibration: of the model: columns probability, share, rows; a row for each bin that has any.
-        trading: of the model, the best rule, holding and the optimal position, by name: pnl, sharpe,
+        trading: of the model, the best rule, holding and the optimal position, by name: pnl, pnl_later, sharpe,
             max_drawdown, turnover.
         curves: their profit so far, columns by name, a row for each moment of frame.
         verdict: what the accuracy says, one sentence.
         profit_verdict: what the profit says, one sentence.
+        part: whose rows they are: validation or test.
+        has_spread: whether a spread is paid.
         unit: of profits: price units, or of several instruments basis points of the price, summed over them.
         instruments: where there are several, what the model came to in each.
         unjudged: names of those without a prediction.
@@ -65,18 +69,30 @@ class Performance:
     curves: pd.DataFrame
     verdict: str
     profit_verdict: str
+    part: str
+    has_spread: bool
     unit: str = PRICE_UNITS
     instruments: list[InstrumentScore] = dataclasses.field(default_factory=list)
     unjudged: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers that are printed once a job and may be tuned for, by name."""
+        """The numbers that are printed once a job, by name; those of the validation part may be tuned for."""
         model, gain = self.scores[MODEL], self.gains[self.best_baseline][ACCURACY]
         trading = self.trading[MODEL]
-        return {
-            name: rounded(value)
-            for name, value in {
+        numbers = (
+            {
+                metrics.TEST_ACCURACY: model[ACCURACY].value,
+                metrics.TEST_LOG_LOSS: model[LOG_LOSS].value,
+                metrics.TEST_ACCURACY_GAIN: gain.value,
+                metrics.TEST_ACCURACY_GAIN_LOW: gain.low,
+                metrics.TEST_ACCURACY_GAIN_HIGH: gain.high,
+                metrics.TEST_PNL: trading["pnl"].value,
+                metrics.TEST_PNL_LATER: trading["pnl_later"].value,
+                metrics.TEST_SHARPE: trading["sharpe"],
+            }
+            if self.part == TEST
+            else {
                 metrics.VAL_LOG_LOSS: model[LOG_LOSS].value,
                 metrics.VAL_BRIER: model[BRIER].value,
                 metrics.VAL_ECE: model[ECE].value,
@@ -89,13 +105,15 @@ class Performance:
                 metrics.VAL_SHARPE: trading["sharpe"],
                 metrics.VAL_MAX_DRAWDOWN: trading["max_drawdown"],
                 metrics.VAL_TURNOVER: trading["turnover"],
-            }.items()
-        }
+            }
+        )
+        return {name: rounded(value) for name, value in numbers.items()}
 
     def as_json(self) -> dict[str, Any]:
         """All but the rows, in JSON's types."""
         return _in_json_types(
             {
+                "part": self.part,
                 "verdict": self.verdict,
                 "profit_verdict": self.profit_verdict,
                 "best_baseline": self.best_baseline,
@@ -118,13 +136,16 @@ class Performance:
         )
 
 
-def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timedelta) -> Performance:
+def measure(
+    instruments: Sequence[Instrument], settings: Settings, bar: pd.Timedelta, part: str = VALIDATION
+) -> Performance:
     """What predictions of the last rows of histories are worth.
 
     Args:
         instruments: the histories, each with a model's probabilities for its last rows.
-        settings: lookback, horizon, max_gap, spread, threshold.
+        settings: lookback, horizon, max_gap, spread, fee, threshold; monitor, for the verdict's words.
         bar: length of a bar (`ml.bars.bar_length`).
+        part: what the last rows are: validation or test.
 
     Raises:
         UserError: there is no probability, or one that is no number.
@@ -158,9 +179,12 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
     ]
     several = len(instruments) > 1
     unit = BASIS_POINTS if several else PRICE_UNITS
-    profits = profits_of_moments(followed, moments, times, unit)
+    profits = profits_of_moments([each.profits[unit] for each in followed], moments, times)
+    delayed = profits_of_moments([each.delayed[unit] for each in followed], moments, times)
     traded = {name: sum(each.traded[name] for each in followed) for name in followed[0].traded}
-    trading = {str(name): trading_result(profits[name], traded[name], by_moment, bar) for name in traded}
+    trading = {str(name): trading_result(profits[name], delayed[name], traded[name], by_moment, bar) for name in traded}
+    has_spread = any(bool(each.spread.any()) for each in held)
+    costs = costs_in_words(has_spread, settings.fee)
     return Performance(
         frame=pd.concat([each.frame(several) for each in held]),
         bar=bar,
@@ -180,8 +204,14 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
             bootstrap,
             bar,
             len(held) if several else 0,
+            part=part,
+            chose_epoch=part == VALIDATION and settings.monitor != "last",
         ),
-        profit_verdict=profit_verdict(trading[MODEL]["pnl"], bootstrap, bar, unit),
+        profit_verdict=profit_verdict(
+            trading[MODEL]["pnl"], trading[MODEL]["pnl_later"], bootstrap, bar, unit, part=part, costs=costs
+        ),
+        part=part,
+        has_spread=has_spread,
         unit=unit,
         instruments=instrument_scores(held, followed, moments, by_moment, _parts(best, held)) if several else [],
         unjudged=[each.name for each in instruments if not np.isfinite(each.probability).any()],

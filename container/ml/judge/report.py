@@ -1,4 +1,4 @@
-"""The report of a job: one page that needs nothing but a browser, its pictures as files, and every held-out bar.
+"""The report of a job: one page that needs nothing but a browser, its pictures as files, and every bar it is judged on.
 
 matplotlib and Jinja are imported when the report is drawn, long after the first epoch.
 """
@@ -18,7 +18,7 @@ from ml.files import write_whole
 from ml.judge.bars import DAY, bars_of, counted, missing_bars, moment_format
 from ml.judge.bootstrap import Estimate
 from ml.judge.held_out import HOLDING, MODEL, OPTIMAL, InstrumentScore
-from ml.judge.performance import Performance
+from ml.judge.performance import TEST, VALIDATION, Performance
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS
 from ml.metrics import METRICS
 from ml.page import BLUE, GREEN, GREY, ORANGE, chart, date_ticks, legend, number_ticks, plain, rendered
@@ -35,7 +35,7 @@ _SCORES = {LOG_LOSS: "log-loss", BRIER: "Brier score", ECE: "calibration error",
 _FOLD_COLUMNS = {
     "fold": "fold",
     "train_rows": "trained rows",
-    "first": "held out from",
+    "first": "validated from",
     "last": "to",
     "best_epoch": "epoch kept",
     names.VAL_ACCURACY: METRICS[names.VAL_ACCURACY].title,
@@ -59,14 +59,14 @@ _FOLD_COLUMNS = {
 def write_report(
     folder: Path, record: dict[str, Any], metrics: dict[str, Any], history: pd.DataFrame, performance: Performance
 ) -> Path:
-    """Writes the page, its pictures and the held-out bars.
+    """Writes the page, its pictures and the bars of the part that the model is judged on.
 
     Args:
         folder: output/data.
         record: as in job.json.
-        metrics: as in metrics.json.
+        metrics: as in metrics.json, with `performance` of the same.
         history: the whole price history, mid and position.
-        performance: of the model that is kept.
+        performance: of the model that is kept, on the test part or, where there is none, the validation part.
 
     Returns:
         The page's path.
@@ -102,7 +102,14 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "model": MODEL,
             "scores": _SCORES,
             "threshold": record["settings"]["threshold"],
-            "folds": _fold_table(metrics["folds"], bar),
+            "fee": record["settings"]["fee"],
+            "spread": performance.has_spread,
+            "part": performance.part,
+            "tested": performance.part == TEST,
+            "look": metrics["performance"].get("look"),
+            "validation": metrics.get("validation"),
+            "epochs_kept": metrics["best_epoch"],
+            "folds": _fold_table(metrics["folds"], bar) if metrics["folds"] else [],
             "instruments": _instrument_rows(performance.instruments),
             "most_rows": _MOST_ROWS,
             "scored_rows": int(performance.frame["probability"].notna().sum()),
@@ -170,7 +177,7 @@ def _fold_table(folds: Sequence[dict[str, Any]], bar: pd.Timedelta) -> list[Sequ
 
 def _figures(metrics, history: pd.DataFrame, performance: Performance) -> Iterator[tuple]:
     """Name, place in the page, title and figure of each picture."""
-    yield from (_loss(metrics), _accuracy(metrics, performance))
+    yield from (_loss(metrics), _accuracy(metrics))
     frame, bar = performance.frame, performance.bar
     shown = shown_instruments(performance.instruments)
     if not shown:
@@ -184,7 +191,7 @@ def _figures(metrics, history: pd.DataFrame, performance: Performance) -> Iterat
     yield _profit("profit", "Profit of following the prediction", performance, followed)
     yield _profit("profit_optimal", "The same beside the optimal position", performance, [*followed, OPTIMAL])
     yield _calibration(performance)
-    yield _data(history, performance, shown)
+    yield _data(metrics, history, performance, shown)
 
 
 def shown_instruments(instruments: Sequence[InstrumentScore]) -> dict[str, str]:
@@ -199,7 +206,7 @@ def shown_instruments(instruments: Sequence[InstrumentScore]) -> dict[str, str]:
 
 
 def stretches(rows: int) -> Sequence[int]:
-    """First rows of the stretches that are drawn: evenly spread over the held-out rows, never chosen."""
+    """First rows of the stretches that are drawn: evenly spread over the judged rows, never chosen."""
     count = min(_STRETCHES, max(1, rows // _STRETCH))
     return np.linspace(0, max(rows - _STRETCH, 0), count).astype(int).tolist()
 
@@ -216,23 +223,19 @@ def _png(figure) -> bytes:
 
 
 def _epochs(metrics, axes, training: str, validation: str) -> None:
-    """The training's and the validation's curve of a metric, the kept epoch marked."""
+    """The training's and the validation's curve of a metric, the kept epoch marked; without validation the first."""
     from matplotlib.ticker import MaxNLocator
 
     epochs = [epoch["epoch"] for epoch in metrics["epochs"]]
-    for name, label, color in ((training, "training", BLUE), (validation, "held out", ORANGE)):
+    for name, label, color in ((training, "training", BLUE), (validation, VALIDATION, ORANGE)):
+        if name not in metrics["epochs"][0]:
+            continue
         values = [np.nan if epoch[name] is None else epoch[name] for epoch in metrics["epochs"]]
         axes.plot(epochs, values, color=color, marker="o", markersize=3, label=label)
     kept = metrics["best_epoch"]
-    axes.plot(
-        [kept],
-        [metrics["epochs"][kept - 1][validation]],
-        "D",
-        color=ORANGE,
-        fillstyle="none",
-        markersize=9,
-        label="kept",
-    )
+    if validation in metrics["epochs"][0]:
+        value = metrics["epochs"][kept - 1][validation]
+        axes.plot([kept], [value], "D", color=ORANGE, fillstyle="none", markersize=9, label="kept")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     number_ticks(axes.yaxis)
     legend(axes.figure, 4)
@@ -244,12 +247,15 @@ def _loss(metrics):
     return "loss", "learning", "Cross-entropy of each epoch", axes.figure
 
 
-def _accuracy(metrics, performance: Performance):
+def _accuracy(metrics):
     axes = chart("Accuracy", "epoch", "share predicted right")
-    best = performance.scores[performance.best_baseline][ACCURACY].value
-    axes.axhline(best, color=GREY, linestyle="--", linewidth=1, label="best baseline")
+    title = "Accuracy of each epoch"
+    best = metrics["performance"]["metrics"].get(names.VAL_BASELINE_ACCURACY)
+    if best is not None:
+        axes.axhline(best, color=GREY, linestyle="--", linewidth=1, label="best baseline")
+        title += ", with the best baseline's on the validation rows"
     _epochs(metrics, axes, names.ACCURACY, names.VAL_ACCURACY)
-    return "accuracy", "learning", "Accuracy of each epoch, with the best baseline's on the held-out rows", axes.figure
+    return "accuracy", "learning", title, axes.figure
 
 
 def _position(name: str, part: pd.DataFrame, bar: pd.Timedelta, whose: str = ""):
@@ -314,7 +320,7 @@ def _calibration(performance: Performance):
     return "calibration", "calibration", "Predicted probability against what came", axes.figure
 
 
-def _data(history: pd.DataFrame, performance: Performance, shown: dict[str, str]):
+def _data(metrics, history: pd.DataFrame, performance: Performance, shown: dict[str, str]):
     of_several = bool(shown)
     axes = chart("Prices", y="share of the first price" if of_several else "mid")
     colors = iter((BLUE, GREY, GREEN))
@@ -331,10 +337,13 @@ def _data(history: pd.DataFrame, performance: Performance, shown: dict[str, str]
             )
         else:
             axes.plot(prices.index, prices, color=GREY, linewidth=0.8, label="mid")
-    frame = performance.frame
-    axes.axvspan(frame.index.min(), frame.index.max(), color=ORANGE, alpha=0.3, linewidth=0, label="held out")
+    frame, part = performance.frame, performance.part
+    if part == TEST and metrics["folds"]:
+        first, last = (pd.Timestamp(metrics["folds"][-1][end]) for end in ("first", "last"))
+        axes.axvspan(first, last, color=BLUE, alpha=0.2, linewidth=0, label=VALIDATION)
+    axes.axvspan(frame.index.min(), frame.index.max(), color=ORANGE, alpha=0.3, linewidth=0, label=part)
     number_ticks(axes.yaxis)
     date_ticks(axes.xaxis)
     legend(axes.figure, 2)
     what = "Prices of the best, the median and the worst instrument" if of_several else "Prices"
-    return "data", "data", f"{what}, the held-out part shaded", axes.figure
+    return "data", "data", f"{what}, the {part} part shaded", axes.figure

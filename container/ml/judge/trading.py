@@ -32,10 +32,18 @@ def positions(prediction: Prediction, threshold: float, predicted: np.ndarray | 
     return pd.Series(decided).ffill().fillna(0.0).to_numpy()
 
 
-def profit(position: np.ndarray, mid: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """What each row earns, in price units for one unit: previous position x price change - |trade| x spread / 2."""
-    held = np.concatenate([[0.0], position[:-1]])
-    return held * np.diff(mid, prepend=mid[0]) - np.abs(position - held) * spread / 2
+def profit(position: np.ndarray, mid: np.ndarray, spread: np.ndarray, fee: float = 0.0) -> np.ndarray:
+    """What each row earns, in price units for one unit.
+
+    It is the previous position x the price's change, less |trade| x (spread / 2 + fee x price).
+    """
+    held = later(position)
+    return held * np.diff(mid, prepend=mid[0]) - np.abs(position - held) * (spread / 2 + fee * mid)
+
+
+def later(position: np.ndarray) -> np.ndarray:
+    """Positions taken one row later, as where an order takes a bar to be filled; 0 at first."""
+    return np.concatenate([[0.0], position[:-1]])
 
 
 def in_basis_points(profits: np.ndarray, mid: np.ndarray) -> np.ndarray:
@@ -43,28 +51,34 @@ def in_basis_points(profits: np.ndarray, mid: np.ndarray) -> np.ndarray:
     return 1e4 * profits / np.concatenate([mid[:1], mid[:-1]])
 
 
-def trading_result(profits: pd.Series, traded: float, bootstrap: Bootstrap, bar: pd.Timedelta) -> dict[str, Any]:
+def trading_result(
+    profits: pd.Series, delayed: pd.Series, traded: float, bootstrap: Bootstrap, bar: pd.Timedelta
+) -> dict[str, Any]:
     """What following positions came to.
 
     Args:
         profits: of each moment, in any unit, indexed by time.
+        delayed: the same where every trade is made one bar later.
         traded: units traded in all.
         bootstrap: of the same moments.
         bar: length of a bar.
 
     Returns:
         pnl: profit, an Estimate.
-        sharpe: Sharpe ratio a year, from the profits of calendar days; nan where there are fewer than two.
+        pnl_later: the same where every trade is made one bar later.
+        sharpe: Sharpe ratio a year, from the profits of calendar days; nan where there are too few blocks for an
+            interval.
         max_drawdown: deepest fall from a peak of the profit so far.
         turnover: units traded a day.
     """
     total = profits.cumsum().to_numpy()
     days = profits.groupby(pd.DatetimeIndex(profits.index).floor("D")).sum()
     span = (profits.index[-1] - profits.index[0]) / DAY + bar / DAY  # in days
-    deviation = days.std() if len(days) > 1 else np.nan
+    deviation = days.std() if bootstrap.has_intervals and len(days) > 1 else np.nan
     sharpe = days.mean() / deviation * np.sqrt(365.25 * len(days) / max(span, 1)) if deviation else np.nan
     return {
         "pnl": bootstrap.estimate(bootstrap.total(profits.to_numpy())),
+        "pnl_later": bootstrap.estimate(bootstrap.total(delayed.to_numpy())),
         "sharpe": float(sharpe),
         "max_drawdown": float((np.maximum.accumulate(np.maximum(total, 0)) - total).max()),
         "turnover": float(traded / span),

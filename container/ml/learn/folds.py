@@ -1,7 +1,9 @@
-"""Walk-forward validation: stretches at the end of a history, each validated by a model that saw only what was before.
+"""The parts of a history, in the order of time: training, validation and test rows, with a purge at each cut.
 
-With one fold this is the plain split by time. Of several, the last one is that split and its model is the one
-that is kept; the others say how much a result depends on the months it was measured on.
+Validation walks forward: stretches before the test part, each validated by a model that saw only what was before. With
+one fold this is the plain split by time. Of several, the last one is that split and its model is the one that is kept;
+the others say how much a result depends on the months it was measured on. The test part is the end of the history, and
+only the model that is kept is measured there, after every choice.
 """
 
 import dataclasses
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ml.errors import UserError
-from ml.learn.split import TimeSplit, longest_segment, rows_between, slices_between, split_moments
+from ml.learn.split import TimeSplit, longest_segment, rows_between, rows_from, slices_between, split_moments
 from ml.log import say
 from ml.segments import MAX_GAP, segment_bounds
 from ml.settings import Settings
@@ -34,12 +36,23 @@ class Fold:
         count: of all folds.
         prices: the whole labelled history, of one instrument or of several.
         split: the moments that part it; None: all of it is trained on, nothing is validated.
+        test_begin: the test part is from it on; None: there is none.
+        refit: epochs of a training on every row; 0: it is none.
     """
 
     number: int
     count: int
     prices: pd.DataFrame
     split: TimeSplit | None
+    test_begin: pd.Timestamp | None = None
+    refit: int = 0
+
+    @property
+    def test_part(self) -> "Fold | None":
+        """The same training rows with the test part as the rows that are held out; None: there is no test part."""
+        if self.split is None or self.test_begin is None:
+            return None
+        return Fold(1, 1, self.prices, TimeSplit(self.split.training_end, self.test_begin))
 
     @property
     def history(self) -> pd.DataFrame:
@@ -53,46 +66,49 @@ class Fold:
 
     @property
     def validation_rows(self) -> pd.DataFrame | None:
-        """The last rows of each instrument; None: nothing is validated."""
-        return None if self.split is None else self.held_out
+        """The rows of each instrument that are validated; None: none are."""
+        return self.held_out if self.split and self.split.holds_out else None
 
     @property
     def held_out(self) -> pd.DataFrame:
-        """The last rows of each instrument; none where nothing is validated."""
+        """The rows of each instrument that the model is not trained on but measured on."""
         return self.prices.iloc[:0] if self.split is None else self._rows(self.split.held_out_begin, self.split.end)
 
     @functools.cached_property
     def parts(self) -> tuple[list[slice], list[slice]]:
-        """The rows to train on and those to validate on: slices of `prices`, one an instrument each."""
+        """The rows to train on and those held out: slices of `prices`, one an instrument each; none where none are."""
         if self.split is None:
             return slices_between(self.prices, None, None), []
-        return (
-            slices_between(self.prices, None, self.split.training_end),
-            slices_between(self.prices, self.split.held_out_begin, self.split.end),
-        )
+        training = slices_between(self.prices, None, self.split.training_end)
+        if not self.split.holds_out:
+            return training, []
+        return training, slices_between(self.prices, self.split.held_out_begin, self.split.end)
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many rows are trained on, and how many validated."""
-        train, validation = (sum(rows.stop - rows.start for rows in part) for part in self.parts)
-        return train, validation
+        """How many rows are trained on, and how many held out."""
+        train, held_out = (sum(rows.stop - rows.start for rows in part) for part in self.parts)
+        return train, held_out
 
     def _rows(self, begin: pd.Timestamp | None, end: pd.Timestamp | None) -> pd.DataFrame:
         return rows_between(self.prices, begin, end)
 
     @property
     def subfolder(self) -> str:
-        """Subfolder of an earlier fold's checkpoints and logs; empty for the last one."""
+        """Subfolder of an earlier fold's or a refit's checkpoints and logs; empty for the last fold."""
+        if self.refit:
+            return f"refit-{self.refit}"
         return "" if self.number == self.count else f"fold-{self.number}"
 
     def report(self, line: str, *, metrics: bool = False) -> None:
         """Prints a line of the training's, as `ml.log.say` does.
 
         The regexes of the metrics find `name=value`. They must find the numbers of the model that is kept and
-        no others', so an earlier fold's lines have a space there.
+        measured and no others', so an earlier fold's and a refit's lines have a space there.
         """
         if self.subfolder:
-            say(f"fold {self.number} of {self.count}: {line.replace('=', ' ')}")
+            which = "refit" if self.refit else f"fold {self.number} of {self.count}"
+            say(f"{which}: {line.replace('=', ' ')}")
         else:
             say(line, metrics=metrics)
 
@@ -143,62 +159,88 @@ def split_by_time(
     Raises:
         UserError: a part has no window.
     """
-    settings = Settings(lookback=lookback, horizon=horizon, validation_fraction=validation_fraction, max_gap=max_gap)
+    settings = Settings(
+        lookback=lookback,
+        horizon=horizon,
+        validation_fraction=validation_fraction,
+        test_fraction=0.0,
+        max_gap=max_gap,
+    )
     (fold,) = folds_of(history, settings)
     return fold.train_rows, fold.validation_rows
 
 
 def folds_of(history: pd.DataFrame, settings: Settings) -> list[Fold]:
-    """The folds in the order of time: consecutive stretches at the end, validation_fraction of the rows each.
+    """The folds in the order of time: consecutive stretches, validation_fraction of the rows each.
 
-    Each is trained on all that was before its stretch, less a purge of lookback + horizon rows in each instrument.
+    They end where the purge before the test part begins, or with the history where there is none. Each is trained on
+    all that was before its stretch, less a purge of lookback + horizon rows in each instrument.
 
     Raises:
         UserError: a part has no window.
     """
     rows, lookback, count = len(history), settings.rows_lookback, settings.folds
+    purge = lookback + settings.horizon
     if rows < lookback:
         raise UserError(
             f"{rows:,} rows of prices are fewer than the {lookback:,} of one window; use more data or a "
             "smaller lookback"
         )
     bounds = segment_bounds(history, settings.max_gap)
-    if not settings.validation_fraction:
-        whole = Fold(1, 1, history, None)
-        _check_segments(whole, bounds, settings)
-        return [whole]
-    held_out = round(rows * settings.validation_fraction)
-    if held_out < lookback:
-        raise UserError(
-            f"lookback {lookback:,} is larger than the validation part: {held_out:,} of {rows:,} rows "
-            f"(validation_fraction {settings.validation_fraction}); use more data, a smaller lookback, or a "
-            "larger validation_fraction"
-        )
-    folds = []
-    for number in range(count, 0, -1):  # the last one first, whose model is kept
-        later = (count - number) * held_out
-        split = (
-            split_moments(history, held_out, lookback + settings.horizon, settings.max_gap, later)
-            if later + held_out < rows
-            else None
-        )
-        fold = Fold(number, count, history, split)
-        _check_rows(fold, held_out, settings)
+    tested, held_out = (
+        _rows_of_part(rows, part, getattr(settings, f"{part}_fraction"), lookback) for part in ("test", "validation")
+    )
+    test = split_moments(history, tested, purge, settings.max_gap) if tested else None
+    after = rows_from(history, test.training_end) if test else 0  # rows of the test part and of the purge before it
+    if not held_out:
+        split = test and TimeSplit(test.training_end, test.training_end, test.training_end)
+        folds = [Fold(1, 1, history, split, test and test.held_out_begin)]
+    else:
+        folds = []
+        for number in range(1, count + 1):
+            later = after + (count - number) * held_out
+            split = (
+                split_moments(history, held_out, purge, settings.max_gap, later) if later + held_out < rows else None
+            )
+            folds.append(Fold(number, count, history, split, test and test.held_out_begin))
+    for fold in reversed(folds):  # the last one first, whose model is kept
+        _check_rows(fold, held_out, tested, settings)
         _check_segments(fold, bounds, settings)
-        folds.insert(0, fold)
     return folds
 
 
-def _check_rows(fold: Fold, held_out: int, settings: Settings) -> None:
+def refit_fold(fold: Fold, epochs: int) -> Fold:
+    """The training of so many epochs on every row of a fold's history, after which nothing is left to measure on."""
+    return Fold(1, 1, fold.prices, None, refit=epochs)
+
+
+def _rows_of_part(rows: int, part: str, fraction: float, lookback: int) -> int:
+    """How many rows a part is to have; 0 where it is switched off."""
+    found = round(rows * fraction)
+    if fraction and found < lookback:
+        raise UserError(
+            f"lookback {lookback:,} is larger than the {part} part: {found:,} of {rows:,} rows ({part}_fraction "
+            f"{fraction}); use more data, a smaller lookback, or a larger {part}_fraction"
+        )
+    return found
+
+
+def _check_rows(fold: Fold, held_out: int, tested: int, settings: Settings) -> None:
     rows, lookback = len(fold.prices), settings.rows_lookback
-    training = fold.counts[0] if fold.split else 0
+    training = fold.counts[0] if fold.split or not (held_out or tested) else 0
     if training >= lookback:
         return
     if fold.number == fold.count:
+        parts = [
+            f"{part} takes {taken:,}" for part, taken in (("validation", held_out), ("the test part", tested)) if taken
+        ]
+        off = " and ".join(
+            f"{part}_fraction=0" for part, taken in (("validation", held_out), ("test", tested)) if taken
+        )
         raise UserError(
             f"{training:,} rows are left to train on, fewer than the {lookback:,} of one window: "
-            f"of {rows:,} rows validation takes {held_out:,} and the purge {lookback + settings.horizon:,}; use "
-            "more data, a smaller lookback, or validation_fraction=0"
+            f"of {rows:,} rows {', '.join(parts)} and {'each' if len(parts) > 1 else 'the'} purge "
+            f"{lookback + settings.horizon:,}; use more data, a smaller lookback, or {off}"
         )
     raise UserError(
         f"fold {fold.number} of {fold.count} has {training:,} rows to train on, fewer than the "
@@ -209,7 +251,9 @@ def _check_rows(fold: Fold, held_out: int, settings: Settings) -> None:
 
 def _check_segments(fold: Fold, bounds: np.ndarray, settings: Settings) -> None:
     """Whether each part has a segment that is long enough for a window."""
-    for part, does in zip(fold.parts, ("trained", "validated"), strict=True):
+    tested = fold.test_part
+    parts = (*fold.parts, tested.parts[1] if tested else [])
+    for part, does in zip(parts, ("trained", "validated", "tested"), strict=True):
         if part and (longest := longest_segment(bounds, part)) < settings.rows_lookback:
             which = f" of fold {fold.number}" if fold.subfolder else ""
             raise UserError(
@@ -221,18 +265,20 @@ def _check_segments(fold: Fold, bounds: np.ndarray, settings: Settings) -> None:
 
 
 def described(folds: Sequence[Fold]) -> str:
-    """What is trained on and validated, as a line for the log."""
-    last = folds[-1]
-    training, validation = last.counts
-    validated = f"validating on the last {validation:,}" if last.split else "validation is off"
+    """What is trained on, validated and tested, as a line for the log."""
+    rows = rows_of_parts(folds)
+    which = "the next" if rows["test_rows"] else "the last"
+    validated = f"validating on {which} {rows['validation_rows']:,}" if rows["validation_rows"] else "validation is off"
     before = f", after {len(folds) - 1} such folds before them" if len(folds) > 1 else ""
-    return f"training on {training:,} rows, {validated}{before}"
+    tested = f", testing on the last {rows['test_rows']:,}" if rows["test_rows"] else ""
+    return f"training on {rows['train_rows']:,} rows, {validated}{before}{tested}"
 
 
 def rows_of_parts(folds: Sequence[Fold]) -> dict[str, int]:
-    """Rows that the model that is kept is trained and validated on, as job.json names them."""
+    """Rows that the model that is kept is trained, validated and tested on, as job.json names them."""
     training, validation = folds[-1].counts
-    return {"train_rows": training, "validation_rows": validation}
+    tested = folds[-1].test_part
+    return {"train_rows": training, "validation_rows": validation, "test_rows": tested.counts[1] if tested else 0}
 
 
 def train_in_turn(

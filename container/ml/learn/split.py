@@ -1,4 +1,4 @@
-"""Training and held-out rows: one split in time for all instruments, with a purge between the parts."""
+"""Training, validation and test rows: splits in time, the same for all instruments, with a purge at each."""
 
 import dataclasses
 from typing import cast
@@ -16,12 +16,17 @@ class TimeSplit:
     Attributes:
         training_end: training rows are those before it.
         held_out_begin: held-out rows are those from it on.
-        end: held-out rows are those before it; None: to the last row.
+        end: held-out rows are those before it; None: to the last row. The same as held_out_begin: there are none.
     """
 
     training_end: pd.Timestamp
     held_out_begin: pd.Timestamp
     end: pd.Timestamp | None = None
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are held-out rows."""
+        return self.held_out_begin != self.end
 
 
 def split_moments(history: pd.DataFrame, held_out: int, purge: int, max_gap: str, later: int = 0) -> TimeSplit:
@@ -76,6 +81,11 @@ def rows_between(history: pd.DataFrame, begin: pd.Timestamp | None, end: pd.Time
     """The rows of every instrument from begin on and before end; a view where there is one instrument."""
     parts = [history.iloc[rows] for rows in slices_between(history, begin, end)]
     return parts[0] if len(parts) == 1 else pd.concat(parts)
+
+
+def rows_from(history: pd.DataFrame, moment: pd.Timestamp) -> int:
+    """How many rows are from a moment on, over all instruments."""
+    return int(np.count_nonzero(times_of(history) >= moment.value))
 
 
 def longest_segment(bounds: np.ndarray, parts: list[slice]) -> int:

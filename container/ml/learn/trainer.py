@@ -108,6 +108,7 @@ class Trainer:
         identity: dict[str, Any] | None = None,
         tensorboard: Path | None = None,
         report: Report = log.say,
+        epochs: int | None = None,
     ) -> TrainingResult:
         """Trains to the last epoch, or until patience runs out or the process is asked to end.
 
@@ -117,15 +118,16 @@ class Trainer:
             identity: what this training is of; a checkpoint of anything else is not used.
             tensorboard: folder for TensorBoard's logs.
             report: takes each line for the log.
+            epochs: to end after, whatever the learning rate falls over; None: the settings' own.
 
         Raises:
             UserError: the checkpoint is of another training or a longer one, or the training diverged before an
                 epoch could be kept.
         """
-        identity = identity or {}
+        identity, epochs = identity or {}, epochs or self._settings.epochs
         state = TrainingState(
             self.steps,
-            self._settings.epochs,
+            epochs,
             len(self._train),
             validated=self._validation is not None,
             instance=self._instance,
@@ -143,12 +145,12 @@ class Trainer:
 
         saver = CheckpointSaver(checkpoints, self._settings.checkpoint_seconds, checkpoint, report)
         with ScalarLog(tensorboard) as scalars:
-            while progress.epoch < self._settings.epochs and not self._over_early(progress):
+            while progress.epoch < epochs and not self._over_early(progress):
                 if not self._train_epoch(progress, stop, saver, report):
                     break
                 if self._end_epoch(progress, report, scalars):
                     state.keep_weights()
-                over = progress.epoch == self._settings.epochs or bool(self._over_early(progress))
+                over = progress.epoch == epochs or bool(self._over_early(progress))
                 saver.save(due=True, force=over)
         self._instance.keep_programs()
         stopped = stop()
@@ -159,7 +161,7 @@ class Trainer:
                 f"training diverged: {DIVERGED} after its first epoch; lower learning_rate "
                 f"({self._settings.learning_rate:g})"
             )
-        elif progress.epoch < self._settings.epochs:
+        elif progress.epoch < epochs:
             report(f"stopping early: {self._over_early(progress)}")
         if state.best:
             self._model.set_weights(state.best)

@@ -44,6 +44,12 @@ class Job:
         return self.base / "output" / "data"
 
     @property
+    def looks(self) -> Path | None:
+        """The folder in which the launcher counts the looks of all its jobs at test parts; None: there is none."""
+        folder = self.base / "looks"
+        return folder if folder.is_dir() else None
+
+    @property
     def tensorboard(self) -> Path:
         return self.base / "output" / "tensorboard"
 

@@ -13,7 +13,7 @@ from ml.platform.hardware import cpu_precision
 from ml.settings import Settings
 
 _PROGRAM = 720_000_000  # TensorFlow, Keras and XLA, once they have compiled the steps
-_FOLD = 45_000_000  # an earlier fold's compiled steps, which stay
+_FOLD = 45_000_000  # an earlier fold's, or the measured model's compiled steps, which stay
 _ROW = 70  # bytes a row: the windows' tables on the host and on the device, and what making them takes for a while
 _LOOKBACK_ROW = 16  # of each further lookback of a population: lowest price and height, made on the host and copied
 _SLOTS = {"adam": 2, "adamw": 2, "nadam": 2, "rmsprop": 1, "sgd": 0}  # an optimizer's numbers a weight
@@ -38,7 +38,9 @@ def needed_memory(settings: Settings, rows: int, networks: int = 1, lookbacks: i
     precision = cpu_precision()[0] if settings.precision == "auto" else settings.precision
     units = settings.nodes * (_UNIT_OF_EACH_LAYER * settings.layers + _UNIT_OF_ONE_LAYER)
     step = networks * batch * (settings.lookback * _WINDOW_PRICE + units * (4 if precision == "float32" else 2))
-    return _PROGRAM + (settings.folds - 1) * _FOLD + rows * (_ROW + (lookbacks - 1) * _LOOKBACK_ROW) + weights + step
+    trainings = 2 if settings.refit else 1  # the measured model's windows stay while it is trained again on all rows
+    tables = rows * (trainings * _ROW + (lookbacks - 1) * _LOOKBACK_ROW)
+    return _PROGRAM + (settings.folds + trainings - 2) * _FOLD + tables + weights + step
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, str]:

@@ -109,6 +109,7 @@ def test_the_record_of_a_version_says_what_the_model_takes_and_is_worth(h5_bytes
         "rows": 10,
         "last": "",
         "data_sha256": "5a",
+        "measured_sha256": None,
         "project_version": "0.9.0",
     }
 

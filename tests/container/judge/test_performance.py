@@ -12,7 +12,7 @@ from ml.data.sample_market import sample_market
 from ml.errors import UserError
 from ml.judge.baselines import extremes
 from ml.judge.instruments import Instrument
-from ml.judge.performance import MODEL, fold_row, mean_metrics, measure
+from ml.judge.performance import MODEL, TEST, VALIDATION, fold_row, mean_metrics, measure
 from ml.metrics import FOLDS, METRICS, PERFORMANCE, performance_line
 from ml.settings import Settings
 
@@ -23,10 +23,26 @@ def test_too_few_rows_have_no_interval_and_a_verdict_that_says_so():
     history = market(6000)
     found = measure([Instrument(history, 4000, np.full(1000, 0.6))], dataclasses.replace(SMALL, horizon=20), MINUTE)
     assert np.isnan(found.scores[MODEL]["accuracy"].low)
-    assert found.verdict.startswith("Too few held-out minutes to compare the model with the best baseline (")
+    assert found.verdict.startswith("Too few validation minutes to compare the model with the best baseline (")
     assert "no interval from fewer than 5 blocks of 1,440 minutes" in found.verdict
-    assert found.profit_verdict.endswith(": too few held-out minutes to say whether that is chance.")
+    assert found.profit_verdict.endswith(": too few validation minutes to say whether that is chance.")
     json.dumps(found.as_json())
+
+
+def test_a_verdict_says_which_rows_it_is_of_and_whether_they_also_chose_the_epoch():
+    instruments = [Instrument(market(6000), 4000, np.full(1000, 0.6))]
+    said = {
+        (part, monitor): measure(instruments, dataclasses.replace(SMALL, monitor=monitor), MINUTE, part)
+        for part in (VALIDATION, TEST)
+        for monitor in ("val_loss", "last")
+    }
+    assert "on 1,000 validation minutes, which also chose the epoch," in said[VALIDATION, "val_loss"].verdict
+    assert "on 1,000 validation minutes, a" in said[VALIDATION, "last"].verdict
+    for monitor in ("val_loss", "last"):
+        found = said[TEST, monitor]
+        assert "on 1,000 test minutes, a" in found.verdict and found.as_json()["part"] == "test"
+        assert set(found.metrics) == {name for name, metric in METRICS.items() if metric.group == TEST}
+        assert not any(METRICS[name].goal for name in found.metrics)  # a search cannot choose by them
 
 
 def test_a_model_that_diverged_is_told():
@@ -55,9 +71,9 @@ def test_verdicts_count_bars_by_their_length_and_profits_by_their_digits():
         profit = found.trading[MODEL]["pnl"].value
         (text,) = re.findall(r"earned ([-+]0\.0\d+) price units", found.profit_verdict)
         assert float(text) == pytest.approx(profit, rel=1e-3)
-    assert "3,500 held-out seconds" in said[pd.Timedelta(seconds=1)]
-    assert "3,500 held-out bars of 5 minutes" in said[pd.Timedelta(minutes=5)]
-    assert "3,500 held-out hours" in said[pd.Timedelta(hours=1)]
+    assert "3,500 validation seconds" in said[pd.Timedelta(seconds=1)]
+    assert "3,500 validation bars of 5 minutes" in said[pd.Timedelta(minutes=5)]
+    assert "3,500 validation hours" in said[pd.Timedelta(hours=1)]
     assert all("minute" not in text.replace("bars of 5 minutes", "") for text in said.values())
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from job_folder import SMALL, JobFolder
 from ml.data.sample_market import sample_market
 from ml.judge.instruments import Instrument
-from ml.judge.performance import fold_row, measure
+from ml.judge.performance import TEST, VALIDATION, fold_row, measure
 from ml.judge.report import stretches, write_report
 from ml.optimal_position import labelled
 from ml.settings import Settings
@@ -40,7 +40,7 @@ MARKETS = {
 }
 
 
-def write_one(folder, price, bar):
+def write_one(folder, price, bar, part=VALIDATION, **settings):
     """Writes the report of a model that is right more often than not; returns what it measured."""
     market = sample_market(rows=60_000, seed=2) * (price / 10_000)
     market.index = pd.date_range("2023-01-01", periods=len(market), freq=bar, tz="UTC", name="dt")
@@ -49,25 +49,43 @@ def write_one(folder, price, bar):
     rng = np.random.default_rng(1)
     right = np.where(history["position"] > 0, 0.65, 0.35)[-20_000:]
     probability = np.clip(right + rng.normal(0, 0.2, 20_000), 0, 1)
-    performance = measure([Instrument(history, 38_000, probability)], Settings(lookback=60), bar)
+    instruments, config = [Instrument(history, 38_000, probability)], Settings(lookback=60, **settings)
+    performance = measure(instruments, config, bar, part)
+    validated = performance if part == VALIDATION else measure(instruments, config, bar)
     numbers = {"loss": 0.6, "accuracy": 0.7, "val_loss": float("nan"), "val_accuracy": 0.6}
     record = {
         "job": HOSTILE,
         "device": HOSTILE,
         "libraries": {"numpy": "2"},
-        "settings": {"threshold": 0.0, "monitor": "val_loss", "prices_db": "redis://...@host", "start_date": None},
+        "settings": {
+            "threshold": 0.0,
+            "fee": 0.0,
+            "refit": False,
+            "monitor": "val_loss",
+            "prices_db": "redis://...@host",
+            "start_date": None,
+        },
         "data": {
             "rows": len(history),
             "train_rows": 38_000,
             "validation_rows": 20_059,
+            "test_rows": 0,
             "buy_share": 0.5,
             "sha256": "ab" * 32,
             "source": {"line": f"channel train, {HOSTILE}: price in close"},
             "segments": {"summary": ["segments: 1 with max_gap 4d", HOSTILE]},
         },
     }
-    row = fold_row(1, (38_000, 20_059), history.index[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}
-    metrics = {"best_epoch": 2, "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)], "folds": [row, row]}
+    row = fold_row(1, (38_000, 20_059), history.index[-20_059:], 1, numbers, validated) | {"best_baseline": HOSTILE}
+    metrics = {
+        "best_epoch": 2,
+        "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)],
+        "folds": [row, row],
+        "performance": {"metrics": validated.metrics | performance.metrics, "look": HOSTILE},
+    }
+    record["settings"] |= settings
+    if part == TEST:
+        metrics["validation"] = {"verdict": "On validation it is fine.", "profit_verdict": HOSTILE}
     write_report(folder, record, metrics, history, performance)
     return performance
 
@@ -96,6 +114,22 @@ def test_the_page_escapes_everything_and_fetches_nothing(drawn):
     assert html.escape(performance.verdict) in page and html.escape(performance.profit_verdict) in page
     assert html.escape(f"channel train, {HOSTILE}: price in close") in page
     assert "1,234 minutes in 2 gaps, the longest 1,000 after 2023-01-01 01:39" in page
+
+
+def test_a_page_on_a_test_part_says_so_and_what_chose_and_what_a_refit_cannot_know(tmp_path, drawn):
+    write_one(tmp_path, 1.1, pd.Timedelta(hours=1), TEST, refit=True, fee=0.0005)
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "is of the test part: 20,000 hours" in page and "which chose nothing" in page
+    assert "20,000 test hours" in page and "On validation it is fine. &lt;script" in page
+    assert "is then trained once more on every row, the test part included" in page
+    assert "half the spread and a fee of 0.05 % of its price; nothing else is paid" in page
+    assert "chosen by" not in page and "flatters" not in page.replace(HOSTILE, "")
+    of_validation = " ".join(drawn[1].split())
+    assert (
+        "is of the validation part: 20,000 minutes" in of_validation
+        and "was chosen by val_loss on these" in of_validation
+    )
+    assert "refit=true" not in of_validation and "half the spread; nothing else" in of_validation
 
 
 def test_every_held_out_bar_is_kept(drawn):
@@ -155,11 +189,11 @@ def test_a_page_calls_bars_by_their_length_and_shows_digits_that_mean_something(
         assert browser.get_log("browser") == []
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         text = browser.find_element("tag name", "body").text
-        assert f"20,000 held-out {name}" in text and f"1,234 {name} in 2 gaps" in text
+        assert f"20,000 validation {name}" in text and f"1,234 {name} in 2 gaps" in text
         assert re.search(rf"bootstrap in blocks of [\d,]+ {name}\.", text)
         assert "minute" not in text.replace("bars of 5 minutes", "")
         cells = [cell.text for cell in browser.find_elements("css selector", "td.money")]
-        assert len(cells) == 8 and all(re.match(r"-?[\d,.]*[1-9]", cell) for cell in cells), cells
+        assert len(cells) == 12 and all(re.match(r"-?[\d,.]*[1-9]", cell) for cell in cells), cells
         assert not re.search(r"\d[eE][-+]\d", " ".join(cells))
 
 

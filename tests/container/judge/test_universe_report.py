@@ -33,11 +33,12 @@ def write_page(folder, count, rows=9000):
         "job": f"universe-{count}",
         "device": "2 CPU cores",
         "libraries": {},
-        "settings": {"threshold": 0.0, "monitor": "val_loss"},
+        "settings": {"threshold": 0.0, "fee": 0.0, "refit": False, "monitor": "val_loss"},
         "data": {
             "rows": len(frame),
             "train_rows": 1400 * count,
             "validation_rows": 7500 * count,
+            "test_rows": 0,
             "buy_share": 0.5,
             "sha256": "ab" * 32,
             "source": {"line": "2 instruments"},
@@ -45,7 +46,8 @@ def write_page(folder, count, rows=9000):
         },
     }
     row = fold_row(1, (1400, 7500), history.index, 1, numbers, found)
-    write_report(folder, record, {"best_epoch": 1, "epochs": [{"epoch": 1} | numbers], "folds": [row]}, frame, found)
+    metrics = {"best_epoch": 1, "epochs": [{"epoch": 1} | numbers], "folds": [row]}
+    write_report(folder, record, metrics | {"performance": {"metrics": found.metrics}}, frame, found)
     return found
 
 

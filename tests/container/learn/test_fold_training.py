@@ -4,16 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ml.data.sample_market import sample_market
 from ml.errors import UserError
-from ml.learn.fold_training import Places, identity_of, train_fold
-from ml.learn.folds import Fold, folds_of
+from ml.learn.fold_training import Places, identity_of, predicted, train_fold
+from ml.learn.folds import Fold, folds_of, refit_fold
 from ml.optimal_position import labelled
 from ml.settings import SETTINGS, Settings
-from trainings import cpu, same_weights
+from trainings import Stop, cpu, same_weights
 
 
 def never():
@@ -67,6 +68,7 @@ def test_the_identity_is_the_one_that_earlier_checkpoints_hold():
         "optimizer": "adam",
         "seed": 1,
         "validation_fraction": 0.1,
+        "test_fraction": 0.1,
         "monitor": "val_loss",
         "epochs": 5,
         "precision": "float32",
@@ -104,6 +106,43 @@ def test_a_new_setting_is_taken_to_change_the_weights_unless_it_says_otherwise(t
     assert same_weights(train(dataclasses.replace(one, colour=2)).model, first.model)
     with pytest.raises(UserError, match="of another training: sharpness was 1 and is 2"):
         train(dataclasses.replace(one, sharpness=2))
+
+
+def test_what_a_model_says_of_held_out_rows_is_what_its_training_measured(fold):
+    trained = train_fold(SMALL, cpu(), "hash", Places("job"), never, fold)
+    rows, probability = trained.predict()
+    found_rows, found = predicted(trained.model, SMALL, cpu(), fold)
+    np.testing.assert_array_equal(found_rows, rows)
+    np.testing.assert_allclose(found, probability, atol=1e-6)
+    history = trained.result.history[trained.result.best_epoch - 1]
+    labels = fold.held_out["position"].to_numpy()[found_rows] > 0
+    assert np.mean((found > 0.5) == labels) == pytest.approx(history["val_accuracy"], abs=1e-5)
+
+
+def test_a_refit_trains_every_row_as_the_kept_epochs_were_trained(fold):
+    settings = dataclasses.replace(SMALL, epochs=4, schedule="cosine", learning_rate=0.01, monitor="last")
+    everything = Fold(1, 1, fold.prices, None)
+    whole = train_fold(settings, cpu(), "hash", Places("job"), never, everything).result.history
+    refit = train_fold(settings, cpu(), "hash", Places("job"), never, refit_fold(fold, 2)).result
+    assert (refit.best_epoch, len(refit.history)) == (2, 2)
+    assert [epoch["loss"] for epoch in refit.history] == [
+        epoch["loss"] for epoch in whole[:2]
+    ]  # the same learning rates
+    shorter = dataclasses.replace(settings, epochs=2)
+    other = train_fold(shorter, cpu(), "hash", Places("job"), never, everything).result.history
+    assert other[1]["loss"] != refit.history[1]["loss"]
+
+
+def test_a_refit_that_was_stopped_goes_on_from_checkpoints_of_its_own(tmp_path, fold):
+    settings, places = dataclasses.replace(SMALL, epochs=3), Places("job", tmp_path)
+    train_fold(settings, cpu(), "hash", places, never, fold)
+    refit = refit_fold(fold, 2)
+    undisturbed = train_fold(settings, cpu(), "hash", Places("job"), never, refit)
+    stopped = train_fold(settings, cpu(), "hash", places, Stop(after=3), refit)
+    assert stopped.result.stopped and list((tmp_path / "job/refit-2").glob("*.ckpt"))
+    resumed = train_fold(settings, cpu(), "hash", places, never, refit)
+    assert same_weights(resumed.model, undisturbed.model)
+    train_fold(settings, cpu(), "hash", places, never, refit_fold(fold, 3))  # of other epochs: another training
 
 
 WITHOUT_TOOLKIT = """

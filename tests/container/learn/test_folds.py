@@ -10,12 +10,13 @@ import pytest
 from job_folder import SMALL, JobFolder, wait_for, wait_for_checkpoint
 from ml.data.sample_market import sample_market
 from ml.errors import UserError
-from ml.learn.folds import folds_of, split_by_time
+from ml.learn.folds import described, folds_of, rows_of_parts, split_by_time
 from ml.metrics import METRICS
 from ml.optimal_position import labelled
 from ml.settings import Settings
 
-FOLDS = SMALL | {"folds": 3}
+TESTED = SMALL | {"test_fraction": 0.1}
+FOLDS = TESTED | {"folds": 3}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def assert_same_weights(one, other):
 
 def test_folds_are_purged_consecutive_stretches_and_the_last_is_the_plain_split():
     prices = history(5050)
-    settings = Settings(lookback=100, horizon=50, folds=3, validation_fraction=0.1)
+    settings = Settings(lookback=100, horizon=50, folds=3, validation_fraction=0.1, test_fraction=0)
     folds = folds_of(prices, settings)
     assert [len(fold.train_rows) for fold in folds] == [3350, 3850, 4350]
     for fold in folds:
@@ -53,16 +54,53 @@ def test_folds_are_purged_consecutive_stretches_and_the_last_is_the_plain_split(
         pd.testing.assert_frame_equal(mine, plain)
 
 
+def test_the_last_rows_are_a_test_part_that_no_fold_comes_near():
+    prices = history(5050)
+    folds = folds_of(prices, Settings(lookback=100, horizon=50, folds=2))
+    tested = folds[-1].test_part
+    pd.testing.assert_index_equal(tested.held_out.index, prices.index[-500:])
+    pd.testing.assert_frame_equal(tested.train_rows, folds[-1].train_rows)
+    assert [fold.counts for fold in folds] == [
+        (5000 - 500 - 150 - 1000 - 150, 500),
+        (5000 - 500 - 150 - 500 - 150, 500),
+    ]
+    for fold in folds:  # what is validated ends a purge before the test part
+        validated = pd.concat([each.held_out for each in folds]).index
+        assert fold.history.index[-1] <= validated[-1] == prices.index[-651]
+    assert rows_of_parts(folds) == {"train_rows": 3700, "validation_rows": 500, "test_rows": 500}
+    assert described(folds) == (
+        "training on 3,700 rows, validating on the next 500, after 1 such folds before them, testing on the last 500"
+    )
+
+
+def test_without_validation_all_but_the_test_part_is_trained_on():
+    prices = history(5050)
+    (fold,) = folds_of(prices, Settings(lookback=100, horizon=50, validation_fraction=0))
+    assert fold.validation_rows is None and fold.parts[1] == [] and fold.counts == (5000 - 500 - 150, 0)
+    assert fold.test_part.counts == (4350, 500)
+    (whole,) = folds_of(prices, Settings(lookback=100, horizon=50, validation_fraction=0, test_fraction=0))
+    assert whole.test_part is None and whole.counts == (5000, 0)
+
+
+def test_a_test_part_without_a_window_is_told():
+    with pytest.raises(
+        UserError, match=r"lookback 600 is larger than the test part: 500 of 5,000 rows \(test_fraction"
+    ):
+        folds_of(history(5050), Settings(lookback=600, horizon=50))
+    with pytest.raises(UserError, match=r"validation takes 500, the test part takes 500 and each purge 2,400; .* or"):
+        folds_of(history(5050), Settings(lookback=400, horizon=2000))
+
+
 def test_a_fold_without_a_window_to_train_on_is_told():
     with pytest.raises(UserError, match=r"fold 1 of 5 has 50 rows to train on, fewer than the 100 of one window"):
-        folds_of(history(1050), Settings(lookback=100, horizon=50, folds=5, validation_fraction=0.16))
+        folds_of(history(1050), Settings(lookback=100, horizon=50, folds=5, validation_fraction=0.16, test_fraction=0))
 
 
 @pytest.mark.slow
 def test_every_fold_is_told_and_the_last_ones_model_is_that_of_a_single_fold(tmp_path, market):
     walk, single = (
         JobFolder(tmp_path / name, settings, channel={"p.parquet": market})
-        for name, settings in (("walk", FOLDS), ("single", SMALL))
+        for name, settings in (("walk", FOLDS), ("single", TESTED))
     )
     assert walk.run() == 0 and single.run() == 0, walk.errors
     assert_same_weights(walk, single)

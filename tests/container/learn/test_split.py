@@ -60,7 +60,7 @@ def minutes(begin, rows):
 
 def test_an_instrument_that_begins_late_or_ends_early_is_in_the_part_where_it_has_rows():
     frame = universe_of(minutes("2020-01-01", 1000), minutes("2020-01-01", 300), minutes("2020-01-01 16:00", 40))
-    (fold,) = folds_of(frame, Settings(lookback=10, horizon=20, validation_fraction=0.1))
+    (fold,) = folds_of(frame, Settings(lookback=10, horizon=20, test_fraction=0, validation_fraction=0.1))
     assert [rows.stop - rows.start for rows in fold.parts[0]] == [876, 300, 0]
     assert [rows.stop - rows.start for rows in fold.parts[1]] == [94, 0, 40]
     assert fold.counts == (len(fold.train_rows), len(fold.validation_rows)) == (1176, 134)
@@ -70,7 +70,7 @@ def test_segments_too_short_for_a_window_are_told_with_what_to_change():
     parts = [minutes(f"2020-{month:02}-01", 30) for month in range(1, 11)]
     frame = pd.concat(parts).assign(position=1.0)
     with pytest.raises(UserError, match=r"has the 40 of one window, the longest has 30: gaps above max_gap \(4d\)"):
-        folds_of(frame, Settings(lookback=40, horizon=5, validation_fraction=0.2))
-    folds_of(frame, Settings(lookback=40, horizon=5, validation_fraction=0.2, max_gap="off"))
+        folds_of(frame, Settings(lookback=40, horizon=5, test_fraction=0, validation_fraction=0.2))
+    folds_of(frame, Settings(lookback=40, horizon=5, test_fraction=0, validation_fraction=0.2, max_gap="off"))
     with pytest.raises(UserError, match=r"\(max_gap|max_gap \(4d\).*smaller lookback or horizon"):
-        folds_of(frame, Settings(lookback=40, horizon=5, validation_fraction=0))
+        folds_of(frame, Settings(lookback=40, horizon=5, test_fraction=0, validation_fraction=0))

@@ -125,6 +125,7 @@ def test_what_a_container_may_write(launch, options, tmp_path):
     snapshot.mkdir(parents=True)
     (launch.runs / "t-001" / "input" / "data" / "train").mkdir(parents=True)
     (launch.runs / "t-001" / "model").mkdir()
+    (launch.runs / ".looks").mkdir()  # as the job's runner does
     source = {"S3DataSource": {"S3Uri": snapshot.as_uri()}}
     request = {
         "TrainingJobName": "t-001",

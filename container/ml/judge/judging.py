@@ -58,6 +58,8 @@ def judge_models(
         last = performances[-1]
         numbers = last.metrics | mean_metrics(table)
         say(performance_line(numbers), metrics=True)
+        if last.decided_verdict:
+            say(last.decided_verdict)
         say(last.verdict)
         say(last.profit_verdict)
         metrics |= {"performance": {"metrics": numbers} | last.as_json(), "folds": table}

@@ -17,6 +17,14 @@ from ml.errors import UserError
 from ml.judge.bars import bars_a_day
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
+from ml.judge.decided import (
+    DECIDED_ACCURACY,
+    DECIDED_LOSS,
+    decided_rows,
+    decided_scores,
+    decided_verdict,
+    random_walk_scores,
+)
 from ml.judge.held_out import MODEL, Held, InstrumentScore, instrument_scores, profits_of_moments
 from ml.judge.instruments import Instrument
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS, Prediction, calibration_curve, score
@@ -38,7 +46,8 @@ class Performance:
             several instruments.
         bar: length of a row's bar.
         block: bars of a block of the bootstrap.
-        scores: of the model and each rule, by name: accuracy, log_loss, brier, ece, auc.
+        scores: of the model and each rule, by name: accuracy, log_loss, brier, ece, auc, and where it is known which
+            bars are decided decided_accuracy and decided_loss.
         gains: the model's scores minus each rule's, paired, by the rule's name.
         best_baseline: the rule with the highest accuracy on these rows.
         confusion: of the model: rows by label and prediction.
@@ -46,6 +55,8 @@ class Performance:
         trading: of the model, the best rule, holding and the optimal position, by name: pnl, sharpe,
             max_drawdown, turnover.
         curves: their profit so far, columns by name, a row for each moment of frame.
+        decided_verdict: what the accuracy on decided bars says, one sentence; empty where they are not known.
+        random_walk: what a rule scores on a random walk with these prices' volatility; empty where it is not known.
         verdict: what the accuracy says, one sentence.
         profit_verdict: what the profit says, one sentence.
         unit: of profits: price units, or of several instruments basis points of the price, summed over them.
@@ -65,6 +76,8 @@ class Performance:
     curves: pd.DataFrame
     verdict: str
     profit_verdict: str
+    decided_verdict: str = ""
+    random_walk: dict[str, Estimate] = dataclasses.field(default_factory=dict)
     unit: str = PRICE_UNITS
     instruments: list[InstrumentScore] = dataclasses.field(default_factory=list)
     unjudged: list[str] = dataclasses.field(default_factory=list)
@@ -74,6 +87,15 @@ class Performance:
         """The numbers that are printed once a job and may be tuned for, by name."""
         model, gain = self.scores[MODEL], self.gains[self.best_baseline][ACCURACY]
         trading = self.trading[MODEL]
+        decided = {}
+        if DECIDED_ACCURACY in model:
+            accuracy = model[DECIDED_ACCURACY]
+            decided = {
+                metrics.VAL_DECIDED_ACCURACY: accuracy.value,
+                metrics.VAL_DECIDED_ACCURACY_LOW: accuracy.low,
+                metrics.VAL_DECIDED_ACCURACY_HIGH: accuracy.high,
+                metrics.VAL_DECIDED_LOSS: model[DECIDED_LOSS].value,
+            }
         return {
             name: rounded(value)
             for name, value in {
@@ -85,6 +107,7 @@ class Performance:
                 metrics.VAL_ACCURACY_GAIN: gain.value,
                 metrics.VAL_ACCURACY_GAIN_LOW: gain.low,
                 metrics.VAL_ACCURACY_GAIN_HIGH: gain.high,
+                **decided,
                 metrics.VAL_PNL: trading["pnl"].value,
                 metrics.VAL_SHARPE: trading["sharpe"],
                 metrics.VAL_MAX_DRAWDOWN: trading["max_drawdown"],
@@ -96,6 +119,7 @@ class Performance:
         """All but the rows, in JSON's types."""
         return _in_json_types(
             {
+                "decided_verdict": self.decided_verdict,
                 "verdict": self.verdict,
                 "profit_verdict": self.profit_verdict,
                 "best_baseline": self.best_baseline,
@@ -107,6 +131,7 @@ class Performance:
                 "block_bars": self.block,
                 "block_minutes": _whole(self.block * (self.bar / pd.Timedelta(minutes=1))),
                 "scores": self.scores,
+                "random_walk": self.random_walk,
                 "gains": self.gains,
                 "confusion": self.confusion,
                 "calibration": self.calibration.to_dict("list"),
@@ -142,7 +167,11 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
     bootstrap = by_moment.at(
         np.concatenate([moment[each.predicted] for moment, each in zip(moments, held, strict=True)])
     )
-    scored = {each.name: score(each, labels, bootstrap) for each in (model, *rules)}
+    decided = decided_rows(instruments)
+    scored = {
+        each.name: score(each, labels, bootstrap) | decided_scores(each, labels, decided, bootstrap)
+        for each in (model, *rules)
+    }
     best = max(rules, key=lambda rule: scored[rule.name][ACCURACY][0])
     gains = {
         rule.name: {name: bootstrap.estimate(drawn - scored[rule.name][name]) for name, drawn in scored[MODEL].items()}
@@ -181,6 +210,10 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
             bar,
             len(held) if several else 0,
         ),
+        decided_verdict=""
+        if decided is None
+        else decided_verdict(scores[MODEL][DECIDED_ACCURACY], int(decided.sum()), bootstrap, bar),
+        random_walk={} if decided is None else random_walk_scores(instruments, settings, bootstrap.block),
         profit_verdict=profit_verdict(trading[MODEL]["pnl"], bootstrap, bar, unit),
         unit=unit,
         instruments=instrument_scores(held, followed, moments, by_moment, _parts(best, held)) if several else [],
@@ -247,7 +280,7 @@ def mean_metrics(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {
         metric.name: rounded(float(np.mean([row[metric.mean_of] for row in table])))
         for metric in METRICS.values()
-        if metric.mean_of
+        if metric.mean_of and all(metric.mean_of in row for row in table)
     }
 
 

@@ -141,7 +141,12 @@ def test_the_page_in_a_browser(browser, drawn):
     )
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.title == HOSTILE
-    assert browser.find_element("class name", "verdict").text == performance.verdict
+    said = [performance.decided_verdict, performance.verdict, performance.profit_verdict]
+    assert [sentence.text for sentence in browser.find_elements("class name", "verdict")] == said
+    null = [cell.text.split("\n")[0] for cell in browser.find_elements("css selector", "tr.null td")]
+    walk = performance.random_walk
+    assert null[0] == "logistic regression on a random walk" and null[1] == f"{walk['accuracy'].value:.4f}"
+    assert null[3] == f"{walk['decided_accuracy'].value:.4f}" and len(null) == 9
     small = browser.execute_script(
         "return Math.min(...[...document.querySelectorAll('td, small, p')].map("
         "element => parseFloat(getComputedStyle(element).fontSize)))"

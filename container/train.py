@@ -18,7 +18,7 @@ from ml.deliver.publishing import ModelTarget, description
 from ml.deliver.results import JOB_FILE, METRICS_FILE, JobRecord, Metrics, job_record, metrics_of, write_metrics
 from ml.errors import UserError, one_line
 from ml.hyperparameters import parse_settings
-from ml.judge.judging import judge_models
+from ml.judge.judging import judge_models, keep_daily_results
 from ml.learn.fold_training import Places, train_fold
 from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
 from ml.learn.folds import described as described_folds
@@ -97,11 +97,14 @@ def _deliver(
     result = outcome.kept.result
     metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
     h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
+    keep = functools.partial(write_metrics, job.model, metrics)
     if outcome.stopped:
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
         say(f"stopped: {what} is in {job.model}, nothing was published")
+        if settings.validation_fraction and result.best_epoch and len(folds) == 1:
+            keep_daily_results(folds[-1], outcome.kept.predict(), settings, metrics)
+            keep()
         return
-    keep = functools.partial(write_metrics, job.model, metrics)
     if settings.validation_fraction:
         judge_models(folds, outcome, settings, record, metrics, keep, job.output_data)
     if target:  # after the measuring, so that the version's record has the verdict

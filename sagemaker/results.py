@@ -20,10 +20,18 @@ def mark_published(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def print_verdicts(metrics: dict[str, Any]) -> None:
-    """What a job's report says of the model, two sentences."""
-    for verdict in ("verdict", "profit_verdict"):
+    """What a job's report says of the model, a sentence each."""
+    for verdict in ("decided_verdict", "verdict", "profit_verdict"):
         if text := metrics.get("performance", {}).get(verdict):
             say(str(text))
+
+
+def print_luck(record: dict[str, Any]) -> None:
+    """How much of a tuning job's best trial is luck, where its search has found out."""
+    if luck := record.get("Luck"):
+        say(luck["verdict"])
+        for _, _, sentence in luck["rows"]:
+            say(f"- {sentence}")
 
 
 def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdicts: bool) -> None:
@@ -128,16 +136,19 @@ def print_end_of_tuning(job: Job, record: dict[str, Any], trials: list[dict[str,
     say(f"page: {job.folder / PAGE}")
     if best := best_of(trials, maximize=objective_of(record)[1]):
         print_verdicts(read_metrics(job.place.folder(best["TrainingJobName"]) / "model"))
+        print_luck(record)
         say(f"publish the best: python sagemaker/launch.py publish --best {job.name}")
 
 
 def print_trial(job: Job, trial: dict[str, Any]) -> None:
     """A tuning job's trial: its objective, its settings and its verdicts."""
-    objective, _ = objective_of(job.describe())
+    tuning = job.describe()
+    objective, _ = objective_of(tuning)
     say(f"{trial['TrainingJobName']}: {objective}={objective_value(trial):.6g}")
     settings = job.place.describe(trial["TrainingJobName"])["HyperParameters"]
     print_table(
         ["setting", "value"], [[key, value] for key, value in settings.items() if not key.startswith("_tuning_")]
     )
     print_verdicts(read_metrics(job.place.folder(trial["TrainingJobName"]) / "model"))
+    print_luck(tuning)
     say(f"publish it: python sagemaker/launch.py publish --best {job.name}")

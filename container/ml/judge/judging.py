@@ -15,11 +15,19 @@ from ml.segments import instrument_slices
 from ml.settings import Settings
 
 if TYPE_CHECKING:
+    from ml.judge.daily import Members
     from ml.judge.instruments import Instrument
 
 
 def judge_models(
-    folds, outcome, settings: Settings, record: Any, metrics: Any, keep: Callable[[], None], output: Path
+    folds,
+    outcome,
+    settings: Settings,
+    record: Any,
+    metrics: Any,
+    keep: Callable[[], None],
+    output: Path,
+    members: "Members | None" = None,
 ) -> None:
     """Measures each fold's model on its held-out rows, prints what came of the last one's, writes the report's page.
 
@@ -30,12 +38,14 @@ def judge_models(
         outcome: what came of training them all, none stopped.
         settings: of the job.
         record: job.json.
-        metrics: metrics.json, which gets `performance` and `folds`.
+        metrics: metrics.json, which gets `performance`, `folds`, `daily` and, of a population, `luck`.
         keep: writes metrics.json.
         output: the folder of the page.
+        members: what all members of a population predict for the last fold's validation rows; None: it is none.
     """
     try:
         # SciPy takes a moment to import that the first epoch need not wait for.
+        from ml.judge.daily import block_days, daily_of, luck_of_members
         from ml.judge.performance import fold_row, mean_metrics, measure
         from ml.judge.report import write_report
 
@@ -63,12 +73,34 @@ def judge_models(
         say(last.verdict)
         say(last.profit_verdict)
         metrics |= {"performance": {"metrics": numbers} | last.as_json(), "folds": table}
+        metrics["daily"] = daily_of(last.daily, last.block, bar)
+        if members:
+            judged = instruments_of(folds[-1], (members.rows, members.probabilities[members.chosen]))
+            rule = last.daily[last.best_baseline]
+            metrics["luck"] = luck_of_members(judged, members, rule, block_days(last.block, bar), settings)
+            say(metrics["luck"]["verdict"])
         keep()
         page = write_report(output, record, metrics, folds[-1].history, last)
         say(f"report: {page}")
     except Exception as error:
         traceback.print_exc()
         say(f"NO REPORT: {one_line(error)}; the model is whole")
+
+
+def keep_daily_results(fold, predicted: tuple[np.ndarray, np.ndarray], settings: Settings, metrics: Any) -> None:
+    """Adds `daily` to the metrics of a job that is asked to end, so that a search can count it as one of its tries.
+
+    No rule is fitted for it: there is little time left. Whatever fails costs these results alone.
+    """
+    try:
+        from ml.judge.daily import daily_of, daily_of_model
+        from ml.judge.performance import block_of
+
+        bar = bar_length(fold.history.index)
+        daily = daily_of_model(instruments_of(fold, predicted), settings)
+        metrics["daily"] = daily_of(daily, block_of(settings.horizon, bar), bar)
+    except Exception as error:
+        say(f"no daily results of the model: {one_line(error)}")
 
 
 def instruments_of(fold, predicted: tuple[np.ndarray, np.ndarray]) -> "list[Instrument]":

@@ -17,6 +17,7 @@ from ml.errors import UserError
 from ml.judge.bars import bars_a_day
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
+from ml.judge.daily import daily_profits
 from ml.judge.decided import (
     DECIDED_ACCURACY,
     DECIDED_LOSS,
@@ -28,7 +29,7 @@ from ml.judge.decided import (
 from ml.judge.held_out import MODEL, Held, InstrumentScore, instrument_scores, profits_of_moments
 from ml.judge.instruments import Instrument
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS, Prediction, calibration_curve, score
-from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, trading_result
+from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, positions, trading_result
 from ml.judge.verdict import accuracy_verdict, profit_verdict
 from ml.metrics import METRICS, rounded
 from ml.settings import Settings
@@ -55,6 +56,8 @@ class Performance:
         trading: of the model, the best rule, holding and the optimal position, by name: pnl, sharpe,
             max_drawdown, turnover.
         curves: their profit so far, columns by name, a row for each moment of frame.
+        daily: what following the model and the best rule earned on each day, before costs
+            (`ml.judge.daily.daily_profits`).
         decided_verdict: what the accuracy on decided bars says, one sentence; empty where they are not known.
         random_walk: what a rule scores on a random walk with these prices' volatility; empty where it is not known.
         verdict: what the accuracy says, one sentence.
@@ -74,6 +77,7 @@ class Performance:
     calibration: pd.DataFrame
     trading: dict[str, dict[str, Any]]
     curves: pd.DataFrame
+    daily: pd.DataFrame
     verdict: str
     profit_verdict: str
     decided_verdict: str = ""
@@ -181,10 +185,8 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
         said: {name: bootstrap.estimate(drawn, least=0) for name, drawn in of_one.items()}
         for said, of_one in scored.items()
     }
-    followed = [
-        each.followed(model_says, best_says, settings.threshold)
-        for each, model_says, best_says in zip(held, *(_parts(said, held) for said in (model, best)), strict=True)
-    ]
+    said = list(zip(held, *(_parts(each, held) for each in (model, best)), strict=True))
+    followed = [each.followed(model_says, best_says, settings.threshold) for each, model_says, best_says in said]
     several = len(instruments) > 1
     unit = BASIS_POINTS if several else PRICE_UNITS
     profits = profits_of_moments(followed, moments, times, unit)
@@ -201,6 +203,16 @@ def measure(instruments: Sequence[Instrument], settings: Settings, bar: pd.Timed
         calibration=calibration_curve(probability, labels),
         trading=trading,
         curves=profits.cumsum(),
+        daily=daily_profits(
+            held,
+            [
+                {
+                    MODEL: positions(model_says, settings.threshold, each.predicted),
+                    best.name: positions(best_says, 0, each.predicted),
+                }
+                for each, model_says, best_says in said
+            ],
+        ),
         verdict=accuracy_verdict(
             scores[MODEL][ACCURACY],
             scores[best.name][ACCURACY],

@@ -105,6 +105,7 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "random_walk": RANDOM_WALK,
             "threshold": record["settings"]["threshold"],
             "folds": _fold_table(metrics["folds"], bar),
+            "luck": metrics.get("luck"),
             "instruments": _instrument_rows(performance.instruments),
             "most_rows": _MOST_ROWS,
             "scored_rows": int(performance.frame["probability"].notna().sum()),

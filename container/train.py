@@ -102,8 +102,7 @@ def _deliver(
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
         say(f"stopped: {what} is in {job.model}, nothing was published")
         if settings.validation_fraction and result.best_epoch and len(folds) == 1:
-            keep_daily_results(folds[-1], outcome.kept.predict(), settings, metrics)
-            keep()
+            keep_daily_results(folds[-1], outcome.kept.predict, settings, metrics, keep)
         return
     if settings.validation_fraction:
         judge_models(folds, outcome, settings, record, metrics, keep, job.output_data)

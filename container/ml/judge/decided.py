@@ -21,7 +21,7 @@ from ml.optimal_position import decided_bars, optimal_positions
 from ml.settings import Settings
 
 DECIDED_ACCURACY, DECIDED_LOSS = "decided_accuracy", "decided_loss"
-RANDOM_WALK = "logistic regression on a random walk"
+RANDOM_WALK = "random walk (simulated)"
 
 _CHANCE = 0.5
 _LEAST_PROBABILITY = 1e-7  # for the logarithm
@@ -121,7 +121,7 @@ def random_walk_scores(instruments: Sequence[Instrument], settings: Settings, bl
     bootstrap = Bootstrap(len(times), block).at(moments)
     labels = held_out["position"].to_numpy() > 0
     scored = score(prediction, labels, bootstrap)
-    scored |= decided_scores(prediction, labels, decided_bars(held_out), bootstrap)
+    scored |= decided_scores(prediction, labels, held_out["decided"].to_numpy(), bootstrap)
     return {
         name: bootstrap.estimate(scored[name], least=0) for name in (ACCURACY, LOG_LOSS, DECIDED_ACCURACY, DECIDED_LOSS)
     }
@@ -142,7 +142,10 @@ def _walk_of(instrument: Instrument, settings: Settings, rng: np.random.Generato
         labelled = optimal_positions(frame, settings.horizon, max_gap=settings.max_gap)
     except UserError:
         return None
+    slim = pd.DataFrame(  # of many instruments the rest would fill the memory
+        {"mid": labelled["mid"], "position": labelled["position"].astype(np.int8), "decided": decided_bars(labelled)}
+    )
     kept = history.index.searchsorted(labelled.index)
     probability = np.full(len(mid), np.nan)
     probability[len(mid) - len(instrument.probability) :] = instrument.probability
-    return Instrument(labelled, int(np.searchsorted(kept, instrument.training)), probability[kept], instrument.name)
+    return Instrument(slim, int(np.searchsorted(kept, instrument.training)), probability[kept], instrument.name)

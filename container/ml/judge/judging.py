@@ -87,18 +87,32 @@ def judge_models(
         say(f"NO REPORT: {one_line(error)}; the model is whole")
 
 
-def keep_daily_results(fold, predicted: tuple[np.ndarray, np.ndarray], settings: Settings, metrics: Any) -> None:
-    """Adds `daily` to the metrics of a job that is asked to end, so that a search can count it as one of its tries.
+def keep_daily_results(
+    fold,
+    predict: Callable[[], tuple[np.ndarray, np.ndarray]],
+    settings: Settings,
+    metrics: Any,
+    keep: Callable[[], None],
+) -> None:
+    """Adds `daily` to the metrics of a job that is asked to end, so that a search can use it as one of its tries.
 
     No rule is fitted for it: there is little time left. Whatever fails costs these results alone.
+
+    Args:
+        fold: the only one.
+        predict: what predicts its validation rows (`ml.learn.folds.Trained.predict`).
+        settings: of the job.
+        metrics: metrics.json.
+        keep: writes metrics.json.
     """
     try:
         from ml.judge.daily import daily_of, daily_of_model
         from ml.judge.performance import block_of
 
         bar = bar_length(fold.history.index)
-        daily = daily_of_model(instruments_of(fold, predicted), settings)
+        daily = daily_of_model(instruments_of(fold, predict()), settings)
         metrics["daily"] = daily_of(daily, block_of(settings.horizon, bar), bar)
+        keep()
     except Exception as error:
         say(f"no daily results of the model: {one_line(error)}")
 

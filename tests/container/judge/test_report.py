@@ -68,6 +68,7 @@ def write_one(folder, price, bar):
     }
     row = fold_row(1, (38_000, 20_059), history.index[-20_059:], 1, numbers, performance) | {"best_baseline": HOSTILE}
     metrics = {"best_epoch": 2, "epochs": [{"epoch": epoch} | numbers for epoch in (1, 2, 3)], "folds": [row, row]}
+    metrics["luck"] = {"verdict": HOSTILE, "rows": [["a figure", "0.434", HOSTILE * 5]] * 4}
     write_report(folder, record, metrics, history, performance)
     return performance
 
@@ -144,8 +145,9 @@ def test_the_page_in_a_browser(browser, drawn):
     said = [performance.decided_verdict, performance.verdict, performance.profit_verdict]
     assert [sentence.text for sentence in browser.find_elements("class name", "verdict")] == said
     null = [cell.text.split("\n")[0] for cell in browser.find_elements("css selector", "tr.null td")]
+    assert len(browser.find_elements("css selector", "table.luck td")) == 12
     walk = performance.random_walk
-    assert null[0] == "logistic regression on a random walk" and null[1] == f"{walk['accuracy'].value:.4f}"
+    assert null[0] == "random walk (simulated)" and null[1] == f"{walk['accuracy'].value:.4f}"
     assert null[3] == f"{walk['decided_accuracy'].value:.4f}" and len(null) == 9
     small = browser.execute_script(
         "return Math.min(...[...document.querySelectorAll('td, small, p')].map("

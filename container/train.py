@@ -9,7 +9,7 @@ import hashlib
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from ml.deliver.results import (
 )
 from ml.errors import UserError, one_line
 from ml.hyperparameters import parse_settings
-from ml.judge.judging import Judged, judge_models
+from ml.judge.judging import Judged, judge_models, keep_daily_results
 from ml.learn.devices import Instance
 from ml.learn.fold_training import Places, predicted, train_fold
 from ml.learn.folds import Fold, Outcome, Trained, folds_of, refit_fold, rows_of_parts, train_in_turn
@@ -53,6 +53,9 @@ from ml.platform.memory import available_memory, check_memory
 from ml.platform.programs import program_folders
 from ml.platform.stop import StopSignal
 from ml.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.judge.daily import Members
 
 
 def main() -> None:
@@ -143,11 +146,14 @@ def _deliver(
     h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
     if population:
         _leave_population(job.output_data, population, settings.monitor, folds[-1])
+    keep = functools.partial(write_metrics, job.model, metrics)
     if outcome.stopped:
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
         say(f"stopped: {what} is in {job.model}, nothing was published")
+        if settings.validation_fraction and result.best_epoch and len(folds) == 1:
+            keep_daily_results(folds[-1], outcome.kept.predict, settings, metrics, keep)
         return
-    keep = functools.partial(write_metrics, job.model, metrics)
+    tried = _tried(population, settings.monitor) if population else None
     judged = _judged(settings, instance, folds[-1], outcome.kept)
     if judged:
         count = functools.partial(
@@ -159,7 +165,7 @@ def _deliver(
             settings.model_key,
             settings.kydb_timeout,
         )
-        judge_models(folds, outcome, judged, settings, record, metrics, keep, count, job.output_data)
+        judge_models(folds, outcome, judged, settings, record, metrics, keep, count, job.output_data, tried)
     # After the measuring, so that the version's record has the verdict, and of the model that was measured.
     decision = _decision(settings, record, judged, h5, target, stop) if target else None
     measured = None
@@ -204,6 +210,19 @@ def _leave_population(folder: Path, population: Population, monitor: str, fold: 
             write_predictions(folder, fold.held_out, rows, numbers, probabilities)
     except UserError as error:
         say(f"NO LEADERBOARD: {error}; the model is whole")
+
+
+def _tried(population: Population, monitor: str) -> "Members | None":
+    """What all networks of a population predict, for how much luck is in the choice of one; None: nothing."""
+    if not population.predicted:
+        return None
+    from ml.judge.daily import Members
+
+    rows, probabilities = population.predicted
+    known = np.asarray(np.isfinite(probabilities).all(axis=0))
+    kept = population.results.index(best_first(population.results, monitor)[0])
+    chosen = int(known[:kept].sum())
+    return Members(rows, probabilities[:, known].T, chosen, len(population.results))
 
 
 def _judged(settings: Settings, instance: Instance, fold: Fold, kept: Trained) -> Judged | None:

@@ -97,6 +97,7 @@ def page(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> str:
             "best_value": best and f"{objective_value(best):.6g}",
             "settings": settings,
             "charts": charts,
+            "luck": tuning.get("Luck"),
         },
     )
 

@@ -22,10 +22,18 @@ def mark_published(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def print_verdicts(metrics: dict[str, Any]) -> None:
-    """What a job's report says of the model, and how often its test part was looked at."""
-    for verdict in ("verdict", "profit_verdict", "look"):
+    """What a job's report says of the model, a sentence each, and how often its test part was looked at."""
+    for verdict in ("decided_verdict", "verdict", "profit_verdict", "look"):
         if text := metrics.get("performance", {}).get(verdict):
             say(str(text))
+
+
+def print_luck(record: dict[str, Any]) -> None:
+    """How much of a tuning job's best trial is luck, where its search has found out."""
+    if luck := record.get("Luck"):
+        say(luck["verdict"])
+        for _, _, sentence in luck["rows"]:
+            say(f"- {sentence}")
 
 
 def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdicts: bool) -> None:
@@ -136,6 +144,7 @@ def print_end_of_tuning(job: Job, record: dict[str, Any], trials: list[dict[str,
     if best := best_of(trials, maximize=objective_of(record)[1]):
         if best.get("Kept", True):
             print_verdicts(read_metrics(job_of_trial(job, best).folder / "model"))
+        print_luck(record)
         say(f"publish the best: python sagemaker/launch.py publish --best {job.name}")
 
 
@@ -153,6 +162,7 @@ def print_trial(job: Job, trial: dict[str, Any]) -> None:
     )
     if trial.get("Kept", True):
         print_verdicts(read_metrics(trained.folder / "model"))
+    print_luck(job.describe())
     say(f"publish it: python sagemaker/launch.py publish --best {job.name}")
 
 

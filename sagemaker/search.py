@@ -30,6 +30,7 @@ from place.hosts import machine_cores, shares
 from place.record import TUNING_RECORD, now, read_record, write_record
 from request import JOB_PARTS, objective_of, training_part
 from search_points import Points, reason_to_end
+from trials_luck import luck_of_trials
 
 _POLL_SECONDS = 0.2
 _SAVE_SECONDS = 5  # how much of MaxRuntimeInSeconds a kill can make it forget
@@ -257,6 +258,11 @@ class Search:
         elif because:
             self._record["CompletionReason"] = because
         self._record |= {"HyperParameterTuningJobStatus": status, "HyperParameterTuningEndTime": now()}
+        self._record.pop("Luck", None)  # of before it was resumed
+        if luck := luck_of_trials(
+            trials, self._place.folder, maximize=self._maximize, parents=self._points.from_parents
+        ):
+            self._record["Luck"] = luck
         leaderboard.write_files(self._folder, self._record, trials)
         self._log(f"{self._name} {status}")
         self._save()  # last, since whoever waits reads the rest after it

@@ -51,11 +51,11 @@ class Points:
             direction="maximize" if maximize else "minimize",
             pruner=self._make_pruner(),
         )
-        self._from_parents = sum("parent" in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
+        self.from_parents = sum("parent" in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
 
     def own(self) -> list[FrozenTrial]:
         """The trials of this search so far, by their numbers; those of earlier searches come before them."""
-        return self.study.get_trials(deepcopy=False)[self._from_parents :]
+        return self.study.get_trials(deepcopy=False)[self.from_parents :]
 
     def frozen(self, trial: Trial) -> FrozenTrial:
         """A trial as it is in the study."""
@@ -154,7 +154,7 @@ class Points:
                         user_attrs={"parent": job},
                     )
                 )
-                self._from_parents += 1
+                self.from_parents += 1
             except (KeyError, ValueError):
                 log(f"{job} lies outside this search's ranges and teaches it nothing")
 

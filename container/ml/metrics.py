@@ -114,6 +114,30 @@ VAL_ACCURACY_GAIN_LOW = _declared(
 VAL_ACCURACY_GAIN_HIGH = _declared(
     "val_accuracy_gain_high", "at most", "upper end of its 95 % interval", None, PERFORMANCE
 )
+VAL_DECIDED_ACCURACY = _declared(
+    "val_decided_accuracy",
+    "accuracy on decided bars",
+    "share predicted right of the bars whose optimal position is certain there and not carried on; chance gives 0.5",
+    "Maximize",
+    PERFORMANCE,
+)
+VAL_DECIDED_ACCURACY_LOW = _declared(
+    "val_decided_accuracy_low",
+    "at least, on decided bars",
+    "lower end of its 95 % interval; above 0.5: skill",
+    "Maximize",
+    PERFORMANCE,
+)
+VAL_DECIDED_ACCURACY_HIGH = _declared(
+    "val_decided_accuracy_high", "at most, on decided bars", "upper end of its 95 % interval", None, PERFORMANCE
+)
+VAL_DECIDED_LOSS = _declared(
+    "val_decided_loss",
+    "log-loss on decided bars",
+    "cross-entropy of the probabilities on decided bars, in nats; chance gives 0.693",
+    "Minimize",
+    PERFORMANCE,
+)
 VAL_PNL = _declared(
     "val_pnl",
     "profit",
@@ -149,6 +173,14 @@ MEAN_VAL_ACCURACY_GAIN = _declared(
     FOLDS,
     VAL_ACCURACY_GAIN,
 )
+MEAN_VAL_DECIDED_ACCURACY = _declared(
+    "mean_val_decided_accuracy",
+    "mean accuracy on decided bars",
+    "mean over the folds of val_decided_accuracy",
+    "Maximize",
+    FOLDS,
+    VAL_DECIDED_ACCURACY,
+)
 MEAN_VAL_PNL = _declared("mean_val_pnl", "mean profit", "mean over the folds of val_pnl", "Maximize", FOLDS, VAL_PNL)
 MEAN_VAL_SHARPE = _declared(
     "mean_val_sharpe", "mean Sharpe ratio a year", "mean over the folds of val_sharpe", "Maximize", FOLDS, VAL_SHARPE
@@ -163,6 +195,9 @@ TEST_ACCURACY_GAIN_LOW = _declared(
     "test_accuracy_gain_low", "at least", "lower end of its 95 % interval; above 0: skill", None, TEST
 )
 TEST_ACCURACY_GAIN_HIGH = _declared("test_accuracy_gain_high", "at most", "upper end of its 95 % interval", None, TEST)
+TEST_DECIDED_ACCURACY = _declared(
+    "test_decided_accuracy", "accuracy on decided bars", "as val_decided_accuracy", None, TEST
+)
 TEST_PNL = _declared("test_pnl", "profit", "as val_pnl", None, TEST)
 TEST_PNL_LATER = _declared(
     "test_pnl_later", "profit one bar later", "test_pnl where every trade is made one bar later", None, TEST

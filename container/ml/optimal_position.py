@@ -90,6 +90,22 @@ def optimal_positions(
     return result.assign(position=position)
 
 
+def decided_bars(frame: pd.DataFrame) -> np.ndarray | None:
+    """Whether the position of each row is certain at that very row, not carried on from an earlier one: bool, (rows,).
+
+    Args:
+        frame: from `optimal_positions`.
+
+    Returns:
+        None where it is not known: positions that a history brought along have no such mark. The rows at which they
+        change are no substitute. Prices before a change moved against it even on a random walk, so that a rule which
+        expects the price to turn is right there more often than not.
+    """
+    if "future_min" not in frame:
+        return None
+    return ((frame["bid"] > frame["future_max"]) | (frame["ask"] < frame["future_min"])).to_numpy()
+
+
 def labelled(history: pd.DataFrame, horizon: int, spread: float, max_gap: str = "off") -> pd.DataFrame:
     """A history with positions: its own where it has them, else the optimal ones (each segment's last rows drop)."""
     return history if "position" in history else optimal_positions(history, horizon, spread, max_gap)

@@ -181,6 +181,13 @@ class Settings:
         interval="[0, 1)",
         scaling="Linear",
     )
+    train_on: str = _setting(
+        "all",
+        "windows whose loss counts in training: all, or decided, those that end on a bar whose optimal position is "
+        "certain there and not carried on from an earlier bar",
+        choices=("all", "decided"),
+        scaling="Categorical",
+    )
     optimizer: str = _setting(
         "adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical"
     )

@@ -75,7 +75,8 @@ class TrainSequence(keras.utils.PyDataset):
 
     Args:
         train_data: frame with columns `mid` (price) and `position` (-1, 0 or 1), a row a bar, in the order of time;
-            of several instruments one after the other, with a column `symbol`.
+            of several instruments one after the other, with a column `symbol`. A column `decided` (bool) may say at
+            which rows the position is certain (`ml.optimal_position.decided_bars`).
         lookback_period: prices in a window, the predicted bar included.
         batch_size: windows in a batch.
         enable_shuffle: whether the windows are drawn in a random order, another in each epoch; else they
@@ -97,6 +98,7 @@ class TrainSequence(keras.utils.PyDataset):
         low: lowest price of the lookback rows from each row on, (rows - lookback + 1,), of the same type.
         height: highest minus lowest price of the same, 1 where flat, float32.
         labels: label of the same, 1 or 0, int8.
+        decided: whether that label is certain at its own row, bool; None where train_data has no column `decided`.
         start_type: of the starts: int32, or int64 where that is too short.
 
     Raises:
@@ -139,6 +141,7 @@ class TrainSequence(keras.utils.PyDataset):
         self.prices = _shortest(prices)
         self.low, self.height = window_scales(self.prices, lookback_period)
         self.labels = (positions[lookback_period - 1 :] > 0).astype(np.int8)
+        self.decided = train_data["decided"].to_numpy()[lookback_period - 1 :] if "decided" in train_data else None
         del prices, positions
         valid = self._of_longest(valid_starts(segment_bounds(train_data, max_gap), longest), False)
         if not valid.any():
@@ -202,6 +205,7 @@ class TrainSequence(keras.utils.PyDataset):
         self.prices, self.low, self.height, self.labels = (
             values[:0].copy() for values in (self.prices, self.low, self.height, self.labels)
         )
+        self.decided = None
 
     def __len__(self) -> int:
         return -(-self.num_windows // self.batch_size)

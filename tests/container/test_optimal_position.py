@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ml.errors import UserError
-from ml.optimal_position import OptimalPositionGenerator, labelled, optimal_positions
+from ml.optimal_position import OptimalPositionGenerator, decided_bars, labelled, optimal_positions
 
 
 class Series:
@@ -81,3 +81,15 @@ def test_a_history_with_positions_is_not_labelled_again():
     frame = minutes(np.arange(1, 11), position=np.ones(10))
     assert labelled(frame, 300, 0) is frame
     assert "position" in labelled(minutes(np.arange(1, 51)), 30, 0)
+
+
+def test_a_bar_is_decided_where_its_own_future_says_so():
+    mid = 100 + np.random.default_rng(3).normal(size=3000).cumsum()
+    frame = optimal_positions(minutes(mid), 30, spread=1.0)
+    decided, position = decided_bars(frame), frame["position"].to_numpy()
+    changes = np.diff(position, prepend=0) != 0
+    assert decided[changes].all() and changes.sum() < decided.sum() < len(frame)
+    for row in range(0, len(frame), 97):
+        future = mid[row + 3 : row + 31]
+        assert decided[row] == (mid[row] - 0.5 > future.max() or mid[row] + 0.5 < future.min())
+    assert decided_bars(frame[["mid", "position"]]) is None

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import research as tool
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -37,3 +39,12 @@ def test_research_prints_a_table_and_goes_on_where_it_was_cut_off(tmp_path, shar
     (kept := sorted(tmp_path.glob("*.npy")))[0].unlink()
     again, progress = research(tmp_path, "folds", "one hidden layer")
     assert again == table and progress.count("epoch=5/5") == 1 and sorted(tmp_path.glob("*.npy")) == kept
+
+
+def test_on_walks_skill_is_found_where_it_is_planted(monkeypatch):
+    monkeypatch.setattr(tool, "WALK_PARTS", (12 * 1440,) * 3)
+    monkeypatch.setattr(tool, "TRIES", 8)
+    lucky, skilled = (tool.walk(1, skill=skill) for skill in (False, True))
+    assert not lucky.better_on_test and skilled.better_on_test
+    assert lucky.luck["tries"] == 8 and lucky.luck["spa_p_value"] > skilled.luck["spa_p_value"]
+    assert "is no better than chance" in lucky.last_hour

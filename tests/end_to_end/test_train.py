@@ -70,6 +70,9 @@ def test_a_job_leaves_a_measured_model_in_both_places(finished):
     ]
     assert finished.published == (finished.base / "model/fx_btc_jpy_model.h5").read_bytes()
     assert finished.metrics["published"] is True and finished.metrics["job"] == "nightly"
+    assert len(finished.metrics["daily"]["model"]) == len(finished.metrics["daily"]["best_rule"]) > 0
+    first = finished.output.index(finished.metrics["performance"]["decided_verdict"])
+    assert 0 < first < finished.output.index(finished.metrics["performance"]["verdict"])
     assert list((finished.base / "output/tensorboard").glob("events*"))
     record = json.loads((finished.base / "model/job.json").read_text())
     assert record["settings"]["lookback"] == 60 and record["data"]["rows"] == 5700
@@ -245,6 +248,9 @@ def test_a_stop_keeps_the_best_model_and_publishes_nothing(tmp_path, prices, fil
     output = stopped(process, number)
     assert "nothing was published" in output
     assert job.metrics["stopped"] is True and job.metrics["published"] is None
+    # A search counts it as a try all the same.
+    assert len(job.metrics["daily"]["days"]) == len(job.metrics["daily"]["model"]) > 0
+    assert "best_rule" not in job.metrics["daily"]
     keras.saving.load_model(job.base / "model/model.keras")
     assert not kydb.connect(files_url).exists(MODEL_KEY)
 

@@ -33,6 +33,7 @@ def example():
         {"Name": "<i>&", "Values": ["<script>alert(1)</script>", "$b$"]}
     ]
     tuning["TrainingJobDefinition"]["StaticHyperParameters"]["prices_db"] = "redis://user:secret@host:6379"
+    tuning["Luck"] = {"verdict": "Luck <i>&", "rows": [["figure <i>&", "0.434", "What it says. " * 12]] * 4}
     shared = {"lookback": "100", "nodes": "64", "dropout": "0.1", "learning_rate": "0.001"}
     return tuning, [
         trial(1, **shared, **{"<i>&": "$b$"}),
@@ -46,7 +47,9 @@ def test_the_page_escapes_everything_and_fetches_nothing():
     tuning, trials = example()
     page = leaderboard.page(tuning, trials)
     assert "<script" not in page and "<i>" not in page
-    assert html.escape("<i>&") in page
+    assert html.escape("<i>&") in page and html.escape("Luck <i>&") in page
+    del tuning["Luck"]
+    assert "luck" not in leaderboard.page(tuning, trials)
     assert "secret" not in page
     assert "http" not in page.replace("http-equiv", "")
 
@@ -89,5 +92,6 @@ def test_the_page_in_a_browser(browser, tmp_path):
     assert all(width > 0 for _, width in charts)
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.title == "<b>$t$</b>"
+    assert len(browser.find_elements("css selector", "table.luck td")) == 12
     rows = browser.execute_script("return [...document.querySelectorAll('tr.marked td')].map(cell => cell.innerText)")
     assert (rows[:2], rows[-1]) == (["2", "Completed"], "t-001")  # the first still runs

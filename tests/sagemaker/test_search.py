@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import html
 import itertools
 import json
 import os
@@ -74,6 +75,11 @@ def test_a_search_finds_the_optimum_and_says_so_everywhere(launch, tune, tmp_pat
         job["HyperParameterTuningJobName"]
         for job in json.loads(launch("list", "--json"))["HyperParameterTuningJobSummaries"]
     ] == ["t"]
+    luck = found["Luck"]
+    assert (luck["tries"], luck["known"], luck["days"]) == (8, 8, 56) and luck["chosen"] == best["TrainingJobName"]
+    assert "Luck alone can explain the best of 8 tries." in launch("best", "t")
+    page = (launch.runs / "t" / "leaderboard.html").read_text()
+    assert all(html.escape(text) in page for row in luck["rows"] for text in row)
     # Trials do not publish, `publish --best` does.
     assert not (tmp_path / "kydb").exists()
     launch("publish", "--best", "t")
@@ -156,6 +162,7 @@ def test_trials_worse_than_the_median_are_stopped_early(tune):
     assert statuses[:3] == ["Completed"] * 3  # there is nothing to compare with
     assert "Stopped" in statuses
     assert found["BestTrainingJob"]["TrainingJobStatus"] == "Completed"
+    assert found["Luck"]["tries"] == 6  # stopped ones are tries too
 
 
 def test_an_objective_that_comes_once_a_job_is_searched_for_and_stops_nothing_early(tune):

@@ -20,7 +20,7 @@ LAUNCH = [sys.executable, str(REPOSITORY / "sagemaker" / "launch.py")]
 
 STUB_JOB = '''
 """A training job in miniature: the contract's files and signals, metric lines, no TensorFlow."""
-import json, os, signal, time
+import json, os, random, signal, time
 from pathlib import Path
 from ml.files import write_json
 from ml.platform.job import base_folder
@@ -69,10 +69,13 @@ def main():
     if history:
         print(performance_line(once), *verdicts.values(), sep="\\n", flush=True)
     (base / "model" / "fx_btc_jpy_model.h5").write_bytes(b"\\x89HDF\\r\\n\\x1a\\n" + dropout.encode())
+    drawn = random.Random(dropout)
+    daily = {"days": [f"2020-{month:02d}-{day:02d}" for month in (1, 2) for day in range(1, 29)], "block_days": 1,
+             "rule": "range rule"} | {name: [drawn.gauss(0, 50) for _ in range(56)] for name in ("model", "best_rule")}
     write_json(base / "model" / "metrics.json", {
         "epochs": [{"epoch": epoch} | values for epoch, values in enumerate(history, 1)],
         "best_epoch": len(history), "best": history[-1] if history else {},
-        "performance": {"metrics": once} | verdicts, "folds": [{}] * int(parameters.get("folds", "1"))}
+        "daily": daily, "performance": {"metrics": once} | verdicts, "folds": [{}] * int(parameters.get("folds", "1"))}
         | ({"population": members, "member": kept["member"]} if members else {}))
     (base / "output" / "data" / "report.html").write_text("<!doctype html>")
     (base / "output" / "data" / "seen.json").write_text(json.dumps({

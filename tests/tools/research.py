@@ -3,6 +3,8 @@
     make research                               both, as Markdown; goes on where it was cut off
     make research ARGS="folds"                  candidates, each the shipped defaults with a change [NAME ...]
     make research ARGS="report"                 the defaults and the original against the baselines, on 2020
+    make research ARGS="walks"                  verdicts and luck's figures where the truth is known: on 40 simulated
+                                                random walks of 64 tries each, without skill and with it
     make research ARGS="--short"                both on a few weeks, to see that it works; the numbers mean nothing
 
 A fold trains on all rows before its stretch but a purge, as a job does: the last tenth of them chooses the epoch.
@@ -27,18 +29,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
+from ml.data.sample_market import sample_market
 from ml.digits import share
 from ml.files import write_whole
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap
+from ml.judge.daily import Members, luck_of_members
+from ml.judge.decided import DECIDED_ACCURACY, decided_scores, decided_verdict
 from ml.judge.instruments import Instrument
 from ml.judge.performance import block_of, measure
 from ml.judge.scores import ACCURACY, LOG_LOSS, Prediction, score
 from ml.learn.folds import split_by_time
 from ml.learn.network import build_network
 from ml.learn.trainer import Trainer
-from ml.optimal_position import optimal_positions
+from ml.optimal_position import decided_bars, labelled, optimal_positions
 from ml.platform.hardware import Instance, find_instance
 from ml.settings import PRESETS, Settings
 from ml.train_sequence import TrainSequence
@@ -57,6 +63,10 @@ FOLDS = (("2018-07-01", "2019-01-01"), ("2019-01-01", "2019-07-01"), ("2019-07-0
 FINAL = ("2020-01-01", "2020-07-01")
 SHORT_FOLDS, SHORT_FINAL = (("2017-07-01", "2017-07-08"), ("2017-07-08", "2017-07-15")), ("2017-07-15", "2017-07-22")
 WINDOWS_AT_ONCE = 8192
+
+WALKS, TRIES = 40, 64
+WALK_PARTS = (20 * 1440, 20 * 1440, 20 * 1440)  # minutes to fit rules on, to choose on, to test on
+KNOWN = 0.5  # of the hours whose labels the try with skill knows
 
 SHIPPED, ORIGINAL = "the shipped defaults", "the original preset"
 
@@ -220,13 +230,116 @@ def print_verdict(span: Span, results: Path) -> None:
     print(f"\n{found.verdict} {found.profit_verdict}")
 
 
+# Where the truth is known
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """What was found on one random walk, of tries of which the best on validation was chosen."""
+
+    luck: dict
+    better_on_validation: bool
+    better_on_test: bool
+    last_hour: str  # the verdict on decided bars of one who follows the last hour's return
+
+
+def synthetic_tries(history: pd.DataFrame, seed: int, skill: bool) -> np.ndarray:
+    """P(buy) of each row by tries that follow prices over lengths of their own; the first may know some hours' labels.
+
+    They carry positions on, as networks do, and foresee nothing: (TRIES, rows).
+    """
+    rng, mid = np.random.default_rng([seed, 1]), history["mid"].to_numpy()
+    found = []
+    for bars in np.exp(rng.uniform(np.log(15), np.log(1440), TRIES)).astype(int):
+        smoothed = pd.Series(mid).ewm(span=bars).mean().to_numpy()
+        apart = (mid - smoothed) / np.std(mid - smoothed) + rng.normal(0, 0.3)
+        found.append(1 / (1 + np.exp(-apart)))
+    if skill:
+        knows = (rng.random(len(mid) // 60 + 1) < KNOWN).repeat(60)[: len(mid)]
+        found[0] = np.where(knows, np.where(history["position"] > 0, 0.9, 0.1), found[0])
+    return np.array(found)
+
+
+def walk(seed: int, *, skill: bool) -> Walk:
+    """Chooses the try that is right most often on validation, and judges it there and on the test part."""
+    fitted, validated, tested = WALK_PARTS
+    settings = Settings(horizon=HORIZON)
+    rows = sum(WALK_PARTS) + 2 * PURGE
+    history = labelled(sample_market(rows + HORIZON, seed, predictability=0.0), HORIZON, 0.0)
+    tries = synthetic_tries(history, seed, skill)
+    chosen_on = slice(fitted + PURGE, fitted + PURGE + validated)
+    labels = history["position"].to_numpy()[chosen_on] > 0
+    chosen = int(((tries[:, chosen_on] > 0.5) == labels).mean(axis=1).argmax())
+    validation = [Instrument(history[: chosen_on.stop], fitted, tries[chosen, chosen_on])]
+    on_validation = measure(validation, settings, BAR)
+    last = measure([Instrument(history, fitted, tries[chosen, -tested:])], settings, BAR)
+    rule = on_validation.daily[on_validation.best_baseline]
+    members = Members(np.arange(validated), tries[:, chosen_on], chosen, TRIES)
+    mid = history["mid"].to_numpy()
+    rose = mid[-tested:] > mid[-tested - 60 : -60]
+    return Walk(
+        luck_of_members(validation, members, rule, 1, settings),
+        on_validation.gains[on_validation.best_baseline][ACCURACY].low > 0,
+        last.gains[last.best_baseline][ACCURACY].low > 0,
+        verdict_on_decided_bars(history[-tested:], rose),
+    )
+
+
+def verdict_on_decided_bars(history: pd.DataFrame, buy: np.ndarray) -> str:
+    """What a job would say of a rule on decided bars."""
+    labels, decided = history["position"].to_numpy() > 0, decided_bars(history)
+    assert decided is not None
+    bootstrap = Bootstrap(len(labels), block_of(HORIZON, BAR))
+    scored = decided_scores(Prediction("", np.where(buy, 0.7, 0.3), buy), labels, decided, bootstrap)
+    return decided_verdict(bootstrap.estimate(scored[DECIDED_ACCURACY]), int(decided.sum()), bootstrap, BAR)
+
+
+def print_walks(count: int) -> None:
+    """Prints how often verdicts and luck's figures are right."""
+    print(f"\n{count} random walks each, {TRIES} tries, the one chosen that is right most often on 20 days:\n")
+    columns = [
+        "tries",
+        "better than the best rule on validation",
+        "on the test part",
+        "called more than luck",
+        "mean probability of overfitting",
+        "SPA's p-values below 0.05",
+        "p-values uniform (Kolmogorov-Smirnov)",
+        "last hour's return on decided bars: better, no better, worse",
+    ]
+    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n", flush=True)
+    for skill in (False, True):
+        walks = [walk(seed, skill=skill) for seed in range(count)]
+        p_values = [each.luck["spa_p_value"] for each in walks]
+        said = [f"is {what} than chance" for what in ("better", "no better", "worse")]
+        cells = [
+            "one with skill" if skill else "none with skill",
+            *(
+                f"{sum(found)} of {count}"
+                for found in (
+                    [each.better_on_validation for each in walks],
+                    [each.better_on_test for each in walks],
+                    [each.luck["verdict"].startswith("Luck alone does not") for each in walks],
+                )
+            ),
+            f"{np.mean([each.luck['overfitting_probability'] for each in walks]):.2f}",
+            f"{sum(value < 0.05 for value in p_values)} of {count}",
+            f"p = {scipy.stats.kstest(p_values, 'uniform').pvalue:.2f}",
+            ", ".join(str(sum(text in each.last_hour for each in walks)) for text in said),
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("folds", "report"))
+    parser.add_argument("part", nargs="?", choices=("folds", "report", "walks"))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CANDIDATES)}")
     parser.add_argument("--short", action="store_true", help="a few weeks of prices, to see that everything works")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the predictions that are kept")
     options = parser.parse_args()
+    if options.part == "walks":
+        print_walks(2 if options.short else WALKS)
+        return
     if not PRICES.is_file():
         parser.error(f"real prices are needed, and {PRICES} is not there; set POSITION_TRAINER_SHARED")
     if unknown := [name for name in options.names if name not in CANDIDATES]:

@@ -19,10 +19,14 @@ from ml.data.understood import History, Understood, one_label
 from ml.data.universe import read_curves, read_instruments
 from ml.errors import UserError
 from ml.log import say
-from ml.optimal_position import labelled
+from ml.optimal_position import decided_bars, labelled
 from ml.settings import Settings
 
 _NAMED = 10  # instruments in a line
+_UNDECIDED = (
+    "train_on=decided needs positions that the job makes itself, and these prices bring their own: at which bars those "
+    "are decided is not known; use train_on=all, or leave the column position out"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +34,9 @@ class Prices:
     """The labelled prices of a job, and what is known of them.
 
     Attributes:
-        frame: mid, position and, where it is known, spread, indexed by time; of several instruments one after the
-            other, with a column symbol. Each column is of the shortest type that holds it exactly.
+        frame: mid, position, spread and, where it is known, decided (`ml.optimal_position.decided_bars`), indexed by
+            time; of several instruments one after the other, with a column symbol. Each column is of the shortest
+            type that holds it exactly.
         facts: what job.json keeps: rows, times, gaps, segments, share of buys, hash.
         lines: the same for the log.
     """
@@ -125,6 +130,10 @@ def together(histories: Iterable[tuple[str, History]], settings: Settings, tell:
         except UserError as error:
             problems.append(f"{name}: {error}" if name else str(error))
             continue
+        decided = decided_bars(with_labels)
+        if decided is None and settings.train_on == "decided":
+            problems.append(f"{name}: {_UNDECIDED}" if name else _UNDECIDED)
+            continue
         facts.add(segment_facts(history, settings.rows_lookback, settings.horizon, settings.max_gap, name))
         buys = int((with_labels["position"] > 0).sum())
         known.append(
@@ -140,9 +149,13 @@ def together(histories: Iterable[tuple[str, History]], settings: Settings, tell:
         )
         for column, values in _slim(with_labels, settings.spread).items():
             columns.setdefault(column, []).append(values)
-        del history, with_labels
+        if decided is not None:
+            columns.setdefault("decided", []).append(decided)
+        del history, with_labels, decided
     if problems:
         raise UserError(bounded(problems))
+    if len(columns.get("decided", ())) < len(known):  # of some instruments it is not known
+        columns.pop("decided", None)
     frame = _frame(columns, [each.name for each in known])
     buys = sum(each.buys for each in known)
     if problem := one_label(len(frame), buys):

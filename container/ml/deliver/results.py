@@ -114,6 +114,56 @@ class Refit(TypedDict):
     measured_sha256: str
 
 
+class Daily(TypedDict):
+    """What following a model earned on each day of validation, before costs, in basis points of the price.
+
+    Attributes:
+        days: such as `2020-06-01` (UTC), in the order of time.
+        model: profit of each.
+        best_rule: that of the best rule; not there where a job was stopped.
+        rule: the best rule's name.
+        block_days: days that hang together: those of a block of the bootstrap.
+    """
+
+    days: list[str]
+    model: list[float]
+    best_rule: NotRequired[list[float]]
+    rule: NotRequired[str]
+    block_days: int
+
+
+class Luck(TypedDict):
+    """How much luck is in the choice of one try among many. A figure is None where the days are too few.
+
+    Attributes:
+        chosen: the try that was chosen: a trial's name, or a member's number.
+        tries: how many were judged.
+        known: of how many the daily results are known.
+        days: of validation that they share.
+        rule: the best rule's name.
+        sharpe: Sharpe ratio a year of the chosen one, before costs, as all that follows.
+        expected_best_sharpe: that of the luckiest of as many without skill.
+        deflated_sharpe: probability that the chosen one's true Sharpe ratio is above 0, given how many were tried.
+        overfitting_probability: how often the best of one half of the days is below the median on the other half.
+        spa_p_value: how often luck alone would put the best this far above the best rule.
+        verdict: all of it in one sentence.
+        rows: of each figure its name, its value and what it says.
+    """
+
+    chosen: str
+    tries: int
+    known: int
+    days: int
+    rule: str
+    sharpe: float | None
+    expected_best_sharpe: float | None
+    deflated_sharpe: float | None
+    overfitting_probability: float | None
+    spa_p_value: float | None
+    verdict: str
+    rows: list[list[str]]
+
+
 class Metrics(TypedDict):
     """metrics.json: what a job measured. A number that is none (nan, infinity) is None.
 
@@ -133,6 +183,8 @@ class Metrics(TypedDict):
         folds: of each fold what it measured.
         population: what came of each network that was trained at once, in order; there where the job trained several.
         member: the number of the one that is kept; all else in this file is of it.
+        daily: what following the model earned on each day of validation.
+        luck: of a population how much luck is in the choice of the member that is kept.
     """
 
     schema: NotRequired[int]
@@ -149,6 +201,8 @@ class Metrics(TypedDict):
     folds: NotRequired[list[dict[str, Any]]]
     population: NotRequired[list[MemberEntry]]
     member: NotRequired[int]
+    daily: NotRequired[Daily]
+    luck: NotRequired[Luck]
 
 
 def job_record(*, job: str, instance_type: str, settings: Settings, data: Mapping[str, Any]) -> JobRecord:

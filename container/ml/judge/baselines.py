@@ -106,6 +106,14 @@ def baselines(instruments: Sequence[Instrument], settings: Settings, bar: pd.Tim
     ]
 
 
+def fitted_regression(instruments: Sequence[Instrument], settings: Settings) -> Prediction | None:
+    """What the logistic regression among `baselines` says, alone; None where it has no window to learn or predict."""
+    rows = [_Rows.of(instrument, settings) for instrument in instruments]
+    if not any(len(each.fitted_windows) for each in rows) or not any(len(each.predicted) for each in rows):
+        return None
+    return _regression(rows, settings.lookback)
+
+
 def _right(says_buy: _Saying, rows: Sequence[_Rows]) -> int:
     """How many fitted rows a rule is right about."""
     return sum(int(np.count_nonzero((says_buy(each) == each.buys) & each.fitted)) for each in rows)

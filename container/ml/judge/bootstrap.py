@@ -11,7 +11,6 @@ import copy
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 
 CONFIDENCE = 0.95
 LEAST_BLOCKS = 5  # with fewer blocks no interval is given
@@ -86,6 +85,8 @@ class Bootstrap:
         """
         if not self.has_intervals:
             return Estimate(float(statistic[0]), np.nan, np.nan)
+        import scipy.special  # here, since the launcher, which has no SciPy, draws resamples too
+
         freedom = self._blocks - 1
         half = (
             scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ml.judge.bootstrap import Bootstrap, Estimate
-from ml.judge.instruments import Instrument
+from ml.judge.instruments import Instrument, spreads_of
 from ml.judge.scores import Prediction
 from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, in_basis_points, later, positions, profit
 from ml.settings import Settings
@@ -77,10 +77,7 @@ class Held:
     def of(cls, instrument: Instrument, settings: Settings) -> "Held":
         """The held-out part of an instrument that has a prediction."""
         rows = instrument.judged
-        if "spread" in rows:
-            spread = rows["spread"].to_numpy(np.float64)
-        else:
-            spread = (rows["ask"] - rows["bid"]).to_numpy() if "bid" in rows else np.full(len(rows), settings.spread)
+        spread = spreads_of(rows, settings.spread)
         probability = np.asarray(instrument.probability, np.float64)[len(instrument.probability) - len(rows) :]
         predicted = np.isfinite(probability)
         return cls(instrument.name, rows[["mid", "position"]], spread, settings.fee, predicted, probability[predicted])

@@ -15,6 +15,7 @@ from ml.segments import instrument_slices
 from ml.settings import Settings
 
 if TYPE_CHECKING:
+    from ml.judge.daily import Members
     from ml.judge.instruments import Instrument
 
 
@@ -42,6 +43,7 @@ def judge_models(
     keep: Callable[[], None],
     count_look: Callable[[], Mapping[str, Any]],
     output: Path,
+    members: "Members | None" = None,
 ) -> None:
     """Measures each fold's model on its validation rows and the last one's on the part that it is judged on.
 
@@ -54,13 +56,16 @@ def judge_models(
         judged: what the verdict, the report and positions.parquet are of.
         settings: of the job.
         record: job.json.
-        metrics: metrics.json, which gets `performance` and `folds`, and `validation` where there is a test part.
+        metrics: metrics.json, which gets `performance` and `folds`, `validation` where there is a test part, `daily`
+            where there is validation, and of a population `luck`.
         keep: writes metrics.json.
         count_look: records that the test part is looked at; gives what `performance` says of that.
         output: the folder of the page.
+        members: what all members of a population predict for the last fold's validation rows; None: it is none.
     """
     try:
         # SciPy takes a moment to import that the first epoch need not wait for.
+        from ml.judge.daily import block_days, daily_of, luck_of_members
         from ml.judge.performance import TEST, fold_row, mean_metrics, measure
         from ml.judge.report import write_report
 
@@ -85,6 +90,13 @@ def judge_models(
             for fold, result, performance in zip(validated, results, performances, strict=True)
         ]
         numbers = performances[-1].metrics | mean_metrics(table) if validated else {}
+        if validated:  # of which every choice was made, so the luck in it is told by these rows
+            last = performances[-1]
+            metrics["daily"] = daily_of(last.daily, last.block, bar)
+            if members:
+                instruments = instruments_of(folds[-1], (members.rows, members.probabilities[members.chosen]))
+                rule = last.daily[last.best_baseline]
+                metrics["luck"] = luck_of_members(instruments, members, rule, block_days(last.block, bar), settings)
         look: Mapping[str, Any] = {}
         if judged.part == TEST:
             if validated:
@@ -95,9 +107,11 @@ def judge_models(
             performances.append(tested)
         found = performances[-1]
         say(performance_line(numbers), metrics=True)
-        for line in (found.verdict, found.profit_verdict, look.get("look")):
+        for line in (found.decided_verdict, found.verdict, found.profit_verdict, look.get("look")):
             if line:
                 say(line)
+        if "luck" in metrics:
+            say(metrics["luck"]["verdict"])
         metrics |= {"performance": {"metrics": numbers} | found.as_json() | dict(look), "folds": table}
         keep()
         page = write_report(output, record, metrics, judged.fold.history, found)
@@ -105,6 +119,36 @@ def judge_models(
     except Exception as error:
         traceback.print_exc()
         say(f"NO REPORT: {one_line(error)}; the model is whole")
+
+
+def keep_daily_results(
+    fold,
+    predict: Callable[[], tuple[np.ndarray, np.ndarray]],
+    settings: Settings,
+    metrics: Any,
+    keep: Callable[[], None],
+) -> None:
+    """Adds `daily` to the metrics of a job that is asked to end, so that a search can use it as one of its tries.
+
+    No rule is fitted for it: there is little time left. Whatever fails costs these results alone.
+
+    Args:
+        fold: the only one.
+        predict: what predicts its validation rows (`ml.learn.folds.Trained.predict`).
+        settings: of the job.
+        metrics: metrics.json.
+        keep: writes metrics.json.
+    """
+    try:
+        from ml.judge.daily import daily_of, daily_of_model
+        from ml.judge.performance import block_of
+
+        bar = bar_length(fold.history.index)
+        daily = daily_of_model(instruments_of(fold, predict()), settings)
+        metrics["daily"] = daily_of(daily, block_of(settings.horizon, bar), bar)
+        keep()
+    except Exception as error:
+        say(f"no daily results of the model: {one_line(error)}")
 
 
 def instruments_of(fold, predicted: tuple[np.ndarray, np.ndarray]) -> "list[Instrument]":

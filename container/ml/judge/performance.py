@@ -17,10 +17,19 @@ from ml.errors import UserError
 from ml.judge.bars import bars_a_day
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
+from ml.judge.daily import daily_profits
+from ml.judge.decided import (
+    DECIDED_ACCURACY,
+    DECIDED_LOSS,
+    decided_rows,
+    decided_scores,
+    decided_verdict,
+    random_walk_scores,
+)
 from ml.judge.held_out import MODEL, Held, InstrumentScore, instrument_scores, profits_of_moments
 from ml.judge.instruments import Instrument
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS, Prediction, calibration_curve, score
-from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, trading_result
+from ml.judge.trading import BASIS_POINTS, PRICE_UNITS, positions, trading_result
 from ml.judge.verdict import accuracy_verdict, costs_in_words, profit_verdict
 from ml.metrics import METRICS, rounded
 from ml.settings import Settings
@@ -40,7 +49,8 @@ class Performance:
             several instruments.
         bar: length of a row's bar.
         block: bars of a block of the bootstrap.
-        scores: of the model and each rule, by name: accuracy, log_loss, brier, ece, auc.
+        scores: of the model and each rule, by name: accuracy, log_loss, brier, ece, auc, and where it is known which
+            bars are decided decided_accuracy and decided_loss.
         gains: the model's scores minus each rule's, paired, by the rule's name.
         best_baseline: the rule with the highest accuracy on these rows.
         confusion: of the model: rows by label and prediction.
@@ -48,6 +58,10 @@ class Performance:
         trading: of the model, the best rule, holding and the optimal position, by name: pnl, pnl_later, sharpe,
             max_drawdown, turnover.
         curves: their profit so far, columns by name, a row for each moment of frame.
+        daily: what following the model and the best rule earned on each day, before costs
+            (`ml.judge.daily.daily_profits`).
+        decided_verdict: what the accuracy on decided bars says, one sentence; empty where they are not known.
+        random_walk: what a rule scores on a random walk with these prices' volatility; empty where it is not known.
         verdict: what the accuracy says, one sentence.
         profit_verdict: what the profit says, one sentence.
         part: whose rows they are: validation or test.
@@ -67,10 +81,13 @@ class Performance:
     calibration: pd.DataFrame
     trading: dict[str, dict[str, Any]]
     curves: pd.DataFrame
+    daily: pd.DataFrame
     verdict: str
     profit_verdict: str
     part: str
     has_spread: bool
+    decided_verdict: str = ""
+    random_walk: dict[str, Estimate] = dataclasses.field(default_factory=dict)
     unit: str = PRICE_UNITS
     instruments: list[InstrumentScore] = dataclasses.field(default_factory=list)
     unjudged: list[str] = dataclasses.field(default_factory=list)
@@ -80,6 +97,16 @@ class Performance:
         """The numbers that are printed once a job, by name; those of the validation part may be tuned for."""
         model, gain = self.scores[MODEL], self.gains[self.best_baseline][ACCURACY]
         trading = self.trading[MODEL]
+        decided = {}
+        if accuracy := model.get(DECIDED_ACCURACY):
+            decided = {
+                metrics.VAL_DECIDED_ACCURACY: accuracy.value,
+                metrics.VAL_DECIDED_ACCURACY_LOW: accuracy.low,
+                metrics.VAL_DECIDED_ACCURACY_HIGH: accuracy.high,
+                metrics.VAL_DECIDED_LOSS: model[DECIDED_LOSS].value,
+            }
+            if self.part == TEST:  # SageMaker takes 40 metrics; the others are in metrics.json
+                decided = {metrics.TEST_DECIDED_ACCURACY: accuracy.value}
         numbers = (
             {
                 metrics.TEST_ACCURACY: model[ACCURACY].value,
@@ -101,6 +128,7 @@ class Performance:
                 metrics.VAL_ACCURACY_GAIN: gain.value,
                 metrics.VAL_ACCURACY_GAIN_LOW: gain.low,
                 metrics.VAL_ACCURACY_GAIN_HIGH: gain.high,
+                **decided,
                 metrics.VAL_PNL: trading["pnl"].value,
                 metrics.VAL_SHARPE: trading["sharpe"],
                 metrics.VAL_MAX_DRAWDOWN: trading["max_drawdown"],
@@ -114,6 +142,7 @@ class Performance:
         return _in_json_types(
             {
                 "part": self.part,
+                "decided_verdict": self.decided_verdict,
                 "verdict": self.verdict,
                 "profit_verdict": self.profit_verdict,
                 "best_baseline": self.best_baseline,
@@ -125,6 +154,7 @@ class Performance:
                 "block_bars": self.block,
                 "block_minutes": _whole(self.block * (self.bar / pd.Timedelta(minutes=1))),
                 "scores": self.scores,
+                "random_walk": self.random_walk,
                 "gains": self.gains,
                 "confusion": self.confusion,
                 "calibration": self.calibration.to_dict("list"),
@@ -163,7 +193,11 @@ def measure(
     bootstrap = by_moment.at(
         np.concatenate([moment[each.predicted] for moment, each in zip(moments, held, strict=True)])
     )
-    scored = {each.name: score(each, labels, bootstrap) for each in (model, *rules)}
+    decided = decided_rows(instruments)
+    scored = {
+        each.name: score(each, labels, bootstrap) | decided_scores(each, labels, decided, bootstrap)
+        for each in (model, *rules)
+    }
     best = max(rules, key=lambda rule: scored[rule.name][ACCURACY][0])
     gains = {
         rule.name: {name: bootstrap.estimate(drawn - scored[rule.name][name]) for name, drawn in scored[MODEL].items()}
@@ -173,10 +207,8 @@ def measure(
         said: {name: bootstrap.estimate(drawn, least=0) for name, drawn in of_one.items()}
         for said, of_one in scored.items()
     }
-    followed = [
-        each.followed(model_says, best_says, settings.threshold)
-        for each, model_says, best_says in zip(held, *(_parts(said, held) for said in (model, best)), strict=True)
-    ]
+    said = list(zip(held, *(_parts(each, held) for each in (model, best)), strict=True))
+    followed = [each.followed(model_says, best_says, settings.threshold) for each, model_says, best_says in said]
     several = len(instruments) > 1
     unit = BASIS_POINTS if several else PRICE_UNITS
     profits = profits_of_moments([each.profits[unit] for each in followed], moments, times)
@@ -196,6 +228,16 @@ def measure(
         calibration=calibration_curve(probability, labels),
         trading=trading,
         curves=profits.cumsum(),
+        daily=daily_profits(
+            held,
+            [
+                {
+                    MODEL: positions(model_says, settings.threshold, each.predicted),
+                    best.name: positions(best_says, 0, each.predicted),
+                }
+                for each, model_says, best_says in said
+            ],
+        ),
         verdict=accuracy_verdict(
             scores[MODEL][ACCURACY],
             scores[best.name][ACCURACY],
@@ -207,6 +249,10 @@ def measure(
             part=part,
             chose_epoch=part == VALIDATION and settings.monitor != "last",
         ),
+        decided_verdict=""
+        if decided is None
+        else decided_verdict(scores[MODEL][DECIDED_ACCURACY], int(decided.sum()), bootstrap, bar),
+        random_walk={} if decided is None else random_walk_scores(instruments, settings, bootstrap.block),
         profit_verdict=profit_verdict(
             trading[MODEL]["pnl"], trading[MODEL]["pnl_later"], bootstrap, bar, unit, part=part, costs=costs
         ),
@@ -277,7 +323,7 @@ def mean_metrics(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {
         metric.name: rounded(float(np.mean([row[metric.mean_of] for row in table])))
         for metric in METRICS.values()
-        if metric.mean_of
+        if metric.mean_of and all(metric.mean_of in row for row in table)
     }
 
 

@@ -17,6 +17,7 @@ from ml.digits import amount, amounts, share
 from ml.files import write_whole
 from ml.judge.bars import DAY, bars_of, counted, missing_bars, moment_format
 from ml.judge.bootstrap import Estimate
+from ml.judge.decided import DECIDED_ACCURACY, DECIDED_LOSS, RANDOM_WALK
 from ml.judge.held_out import HOLDING, MODEL, OPTIMAL, InstrumentScore
 from ml.judge.performance import TEST, VALIDATION, Performance
 from ml.judge.scores import ACCURACY, AUC, BRIER, ECE, LOG_LOSS
@@ -100,7 +101,8 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "pictures": pictures,
             "names": [MODEL, *others],
             "model": MODEL,
-            "scores": _SCORES,
+            "scores": _shown_scores(performance),
+            "random_walk": RANDOM_WALK,
             "threshold": record["settings"]["threshold"],
             "fee": record["settings"]["fee"],
             "spread": performance.has_spread,
@@ -110,6 +112,7 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "validation": metrics.get("validation"),
             "epochs_kept": metrics["best_epoch"],
             "folds": _fold_table(metrics["folds"], bar) if metrics["folds"] else [],
+            "luck": metrics.get("luck"),
             "instruments": _instrument_rows(performance.instruments),
             "most_rows": _MOST_ROWS,
             "scored_rows": int(performance.frame["probability"].notna().sum()),
@@ -130,6 +133,12 @@ def _page(record, metrics, history: pd.DataFrame, performance: Performance, pict
             "profit": lambda estimate: _with_interval(estimate, amounts(estimate)),
         },
     )
+
+
+def _shown_scores(performance: Performance) -> dict[str, str]:
+    """Names and titles of the scores beside the accuracy; those on decided bars where they are known."""
+    decided = {DECIDED_ACCURACY: "accuracy, decided bars", DECIDED_LOSS: "log-loss, decided bars"}
+    return (decided if performance.decided_verdict else {}) | _SCORES
 
 
 def _instrument_rows(instruments: Sequence[InstrumentScore]) -> list[list]:

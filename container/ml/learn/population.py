@@ -65,8 +65,8 @@ class PopulationTrainer:
         self._widest = train.lookback_period, max(member.settings.nodes for member in members)
         with instance.strategy.scope():
             self._windows, self._held_out = (
-                StackedWindows(sequence, lookbacks, instance.precision, self._shared.centred)
-                for sequence in (train, validation)
+                StackedWindows(sequence, lookbacks, instance.precision, self._shared.centred, train_on)
+                for sequence, train_on in ((train, self._shared.train_on), (validation, "all"))
             )
         self.progress = PopulationProgress.begun(
             len(members), one_program=instance.one_program, hardware=instance.hardware

@@ -15,6 +15,7 @@ import tensorflow as tf
 from ml.learn.devices import Instance
 from ml.learn.network import CENTRE, graph, hashed, initial_weights
 from ml.learn.optimizer import build_stacked_optimizer
+from ml.learn.step import loss_weights
 from ml.settings import Settings
 from ml.train_sequence import TrainSequence, normalised, window_scales
 
@@ -29,7 +30,9 @@ class StackedWindows:
         centred: whether the networks take windows that lie around 0.
     """
 
-    def __init__(self, sequence: TrainSequence, lookbacks: Sequence[int], precision: str, centred: bool):
+    def __init__(
+        self, sequence: TrainSequence, lookbacks: Sequence[int], precision: str, centred: bool, train_on: str = "all"
+    ):
         self._longest, self._lookbacks = sequence.lookback_period, sorted(set(lookbacks))
         self._count = len(sequence.low)
         places = self._count * len(self._lookbacks)
@@ -48,12 +51,18 @@ class StackedWindows:
             tf.Variable(cast(Any, values), trainable=False)  # the stubs know of tensors alone
             for values in (sequence.prices, low.reshape(-1), height.reshape(-1), sequence.labels)
         )
+        weights = loss_weights(sequence, train_on)
+        self._loss_weights = None if weights is None else tf.Variable(cast(Any, weights), trainable=False)
         self._dtype, self._offset = precision, CENTRE if centred else 0.0
 
     @graph(jit_compile=True)
     def labels(self, starts):
         """Labels int64 (orders, batch) of start rows (batch, orders)."""
         return tf.cast(tf.gather(self._labels, tf.transpose(starts)), tf.int64)
+
+    def loss_weights(self, starts):
+        """Of start rows (batch, orders) how much each window's loss counts, float32 (orders, batch); None: alike."""
+        return None if self._loss_weights is None else tf.gather(self._loss_weights, tf.transpose(starts))
 
     def cutter(self, kinds: Sequence[tuple[int, int]]) -> Any:
         """A function that cuts windows (kinds, batch, longest lookback) at start rows (batch, orders).
@@ -152,6 +161,8 @@ class StackedSteps:
             # As `step.smoothed_losses`, of each network its own.
             margins = (output[..., 1] - output[..., 0]) * tf.cast(2 * labels - 1, tf.float32)
             smoothed = losses + self._smoothing / 2 * margins if self._smoothing.any() else losses
+            if (counts := self._train.loss_weights(starts)) is not None:
+                smoothed *= tf.gather(counts, self._order_of)
             loss = tf.reduce_sum(_sums(smoothed, used)) / self._whole_batch
         return tape.gradient(loss, self._weights), _sums(losses, used), _sums(tf.cast(correct, tf.float32), used)
 

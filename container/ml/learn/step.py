@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ml.errors import UserError
 from ml.learn.devices import Instance
 from ml.learn.network import CENTRE, graph, logits
 from ml.learn.optimizer import build_optimizer
@@ -88,6 +89,8 @@ class Steps:
                 if validation is None
                 else DeviceWindows(validation, instance.precision, settings.centred, self.start_type)
             )
+            weights = loss_weights(train, settings.train_on)
+            self._loss_weights = None if weights is None else tf.Variable(cast(Any, weights), trainable=False)
             self.optimizer = build_optimizer(settings, len(train), model.trainable_variables, instance.precision)
         self.weights = [variable.value for variable in model.trainable_variables]
 
@@ -104,6 +107,8 @@ class Steps:
         with tf.GradientTape() as tape:
             output, losses, correct = self._forward(windows, labels, keys, rows, self._settings.dropout)
             smoothed = smoothed_losses(losses, output, labels, self._settings.label_smoothing)
+            if self._loss_weights is not None:
+                smoothed *= tf.gather(self._loss_weights, starts)
             # Not by the batch's own size: the few windows of an epoch's last batch would move the weights as far as
             # a whole one's, and in a direction of their own (17 after 119 of 4400 kept a real year's accuracy at 0.65).
             loss = self.optimizer.scale_loss(_sum(smoothed, used) / self._whole_batch)
@@ -134,6 +139,32 @@ class Steps:
         output = logits(self.weights, windows, dropout=dropout, keys=keys, rows=rows)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output)
         return output, losses, tf.equal(output[:, 1] > output[:, 0], labels > 0)
+
+
+def loss_weights(train: TrainSequence, train_on: str) -> np.ndarray | None:
+    """How much the loss of each window counts: float32, (rows - lookback + 1,), by start row, in the mean 1.
+
+    Args:
+        train: the training windows.
+        train_on: as in the settings.
+
+    Returns:
+        None where all windows count the same.
+
+    Raises:
+        UserError: the windows that are to count are not known, or there is none.
+    """
+    if train_on == "all":
+        return None
+    if train.decided is None:
+        raise UserError("train_on=decided needs a column decided beside mid and position; use train_on=all")
+    count = int(np.count_nonzero(train.decided[train.starts]))
+    if not count:
+        raise UserError(
+            f"train_on=decided has nothing to learn from: none of the {train.num_windows:,} training windows ends on a "
+            "decided bar; use train_on=all, more data, or a smaller horizon or spread"
+        )
+    return train.decided * np.float32(train.num_windows / count)
 
 
 def smoothed_losses(losses, output, labels, smoothing: float):

@@ -121,3 +121,15 @@ def test_missing_and_broken_curves_are_told_together(database):
         curves(database, "/prices/nothing_1,/prices/nothing_2,/prices/NOISE,/prices/broken")
     with pytest.raises(UserError, match=r"no key in .* matches /prices/X\*; in its folder is NOISE, SAMPLE_1"):
         curves(database, "/prices/X*")
+
+
+def test_prices_say_which_bars_are_decided_where_the_job_labels_them_all(tmp_path):
+    folder = channel(tmp_path, {f"{name}.csv": frame for name, frame in MARKETS.items()})
+    settings = parse_settings({"horizon": "60", "lookback": "30", "train_on": "decided"})
+    found = labelled_prices(settings, {"train": folder}, room=10**9).frame
+    assert found["decided"].dtype == bool and 0 < found["decided"].mean() < 0.5
+    MARKETS["SAMPLE_2"].assign(position=1.0).to_csv(folder / "SAMPLE_2.csv")
+    with pytest.raises(UserError, match=r"^SAMPLE_2: train_on=decided needs positions that the job makes itself"):
+        labelled_prices(settings, {"train": folder}, room=10**9)
+    mixed = labelled_prices(parse_settings({"horizon": "60"}), {"train": folder}, room=10**9).frame
+    assert "decided" not in mixed

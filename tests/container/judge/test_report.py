@@ -86,6 +86,7 @@ def write_one(folder, price, bar, part=VALIDATION, **settings):
     record["settings"] |= settings
     if part == TEST:
         metrics["validation"] = {"verdict": "On validation it is fine.", "profit_verdict": HOSTILE}
+    metrics["luck"] = {"verdict": HOSTILE, "rows": [["a figure", "0.434", HOSTILE * 5]] * 4}
     write_report(folder, record, metrics, history, performance)
     return performance
 
@@ -175,7 +176,13 @@ def test_the_page_in_a_browser(browser, drawn):
     )
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.title == HOSTILE
-    assert browser.find_element("class name", "verdict").text == performance.verdict
+    said = [performance.decided_verdict, performance.verdict, performance.profit_verdict]
+    assert [sentence.text for sentence in browser.find_elements("class name", "verdict")] == said
+    null = [cell.text.split("\n")[0] for cell in browser.find_elements("css selector", "tr.null td")]
+    assert len(browser.find_elements("css selector", "table.luck td")) == 12
+    walk = performance.random_walk
+    assert null[0] == "random walk (simulated)" and null[1] == f"{walk['accuracy'].value:.4f}"
+    assert null[3] == f"{walk['decided_accuracy'].value:.4f}" and len(null) == 9
     small = browser.execute_script(
         "return Math.min(...[...document.querySelectorAll('td, small, p')].map("
         "element => parseFloat(getComputedStyle(element).fontSize)))"

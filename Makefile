@@ -42,7 +42,7 @@ $(VENV)/tests: $(VENV)/job tests/requirements.txt
 train: setup  ## a training job on this machine [PRICES=FILE] [ARGS="--set name=value ..."]
 	$(BIN)/python sagemaker/launch.py train --on local $(if $(PRICES),--prices "$(PRICES)") $(ARGS)
 
-tune: setup  ## a tuning job on this machine [PRICES=FILE] [ARGS="--set name=value ..."]
+tune: setup  ## a tuning job on this machine [PRICES=FILE] [ARGS="--pack 8 --set name=value ..."]
 	$(BIN)/python sagemaker/launch.py tune --on local $(if $(PRICES),--prices "$(PRICES)") $(ARGS)
 
 test: lint  ## lint, then every test [ARGS="-k name"]

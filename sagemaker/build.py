@@ -6,11 +6,14 @@ from typing import Any
 
 from console import remark
 from instances import has_local_disk, instance_types
+from members import population_of, settings_of_member
 from ml.errors import UserError
 from ml.metrics import metric_definitions
 from ml.settings import SETTINGS
 from place import inputs
 from place.base import Place
+from place.find import find_job
+from place.outcome import read_metrics
 from request import (
     PLACEHOLDER_ACCOUNT,
     TRAINING,
@@ -27,6 +30,20 @@ from request import (
 from rules import refuse_wrong_types
 from yaml_files import read_yaml
 
+# What a job that trains a member by itself has from the job that trained it with others.
+_OF_A_MEMBER = (
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "EnableInterContainerTrafficEncryption",
+    "Environment",
+    "VpcConfig",
+)
+
 _SAMPLE_ROWS = {TRAINING: 100_000, TUNING: 30_000}
 
 
@@ -41,9 +58,31 @@ def build_training_request(path: Path, options: dict[str, Any], place: Place) ->
     Raises:
         UserError: the file or a channel's path is wrong.
     """
-    request = read_request(path, TRAINING)
+    request = _member_request(options) if options.get("member") else read_request(path, TRAINING)
+    named = set(hyperparameters_of(request))
     complete_request(request, options, place)
+    _leave_out_shipped_settings(request, named, options, path)
     return request
+
+
+def _member_request(options: dict[str, Any]) -> dict[str, Any]:
+    """The request that trains a member of a population by itself, on the data and in the image of its job.
+
+    Raises:
+        UserError: there is no such member.
+    """
+    name = options["member"]
+    job = find_job(name, options["runs"], options["region"])
+    if job.tuning or job.member is None:
+        raise UserError(f"{name} is a {job.kind} of its own; --member takes a member of a population, such as JOB-0")
+    record = job.describe()
+    _, members = population_of(record, read_metrics(job.place.collect(job.name) / "model"))
+    if job.member >= len(members):
+        raise UserError(f"the settings of {name} are not known before {job.name} ends")
+    request = {key: record[key] for key in _OF_A_MEMBER if key in record}
+    request["StoppingCondition"].pop("MaxWaitTimeInSeconds", None)  # of spot instances, which --spot asks for
+    parameters = settings_of_member(record["HyperParameters"], members, job.member)
+    return {"TrainingJobName": name, "HyperParameters": parameters, **request}
 
 
 def build_tuning_request(path: Path, options: dict[str, Any], place: Place) -> tuple[dict[str, Any], str]:
@@ -53,8 +92,10 @@ def build_tuning_request(path: Path, options: dict[str, Any], place: Place) -> t
         The request, and the KYDB URL that its winner is published to: trials publish nothing, so it is taken out.
     """
     request = read_request(path, TUNING)
+    named = set(hyperparameters_of(request))
     _set_search_options(request, options)
     complete_request(request, options, place)
+    _leave_out_shipped_settings(request, named, options, path)
     return request, hyperparameters_of(request).pop("model_db", "")
 
 
@@ -118,7 +159,6 @@ def complete_request(request: dict[str, Any], options: dict[str, Any], place: Pl
         algorithm["TrainingImage"] = place.image
     for name, value in options["settings"].items():
         set_hyperparameter(request, name, value)
-    _leave_out_default_preset(request, options)
     channels = {name: [path] for name, path in options["channels"].items()}
     if options["prices"]:
         channels["train"] = list(options["prices"])
@@ -181,12 +221,22 @@ def _set_fences(request: dict[str, Any], options: dict[str, Any]) -> None:
         request["Tags"] = others + [{"Key": key, "Value": value} for key, value in options["tags"].items()]
 
 
-def _leave_out_default_preset(request: dict[str, Any], options: dict[str, Any]) -> None:
-    """Takes out what the shipped request has for our program and no user gave: their own script gets none of it."""
+def _leave_out_shipped_settings(request: dict[str, Any], named: set[str], options: dict[str, Any], path: Path) -> None:
+    """Takes out what a shipped request sets for our program: a user's own script gets what its user gave.
+
+    Args:
+        request: with the options' overrides.
+        named: the hyperparameters in the file.
+        options: of the command, by their names.
+        path: the file. A user's own may be a copy of the shipped one, with its line for the preset.
+    """
+    if not has_own_script(request):
+        return
     parameters = hyperparameters_of(request)
-    default = parameters.get("preset") == SETTINGS["preset"].default
-    if has_own_script(request) and default and "preset" not in options["settings"]:
-        del parameters["preset"]
+    if path.resolve().parent != Path(__file__).resolve().parent:
+        named = {"preset"} if parameters.get("preset") == SETTINGS["preset"].default else set()
+    for name in named - options["settings"].keys():
+        del parameters[name]
 
 
 def _set_channel(job: dict[str, Any], channel: str, paths: list[str]) -> None:

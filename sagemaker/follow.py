@@ -15,7 +15,7 @@ import leaderboard
 from console import err, line_printer, out, print_failure, remark, say, table
 from place.base import FINAL, Job, status_of
 from request import FIRST_HOST, objective_of
-from results import print_end_of_tuning, print_training_job, print_tuning_job
+from results import print_end_of_tuning, print_training_job, print_tuning_job, write_members
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -76,6 +76,7 @@ def follow_to_summary(job: Job, *, as_json: bool) -> int:
     else:
         if completed:
             job.place.collect(job.name)
+            write_members(job, record)
         print_training_job(job, record, as_json=as_json, verdicts=False)  # the log that was shown has them
     return INTERRUPTED if interrupted else 0 if completed else 1
 

@@ -8,9 +8,11 @@ python sagemaker/launch.py tune --on docker --max-parallel 2
 python sagemaker/launch.py COMMAND --help
 """
 
+import functools
 import json
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 import click
 
-from account.commands import add_commands, remember_image
+from account.commands import add_commands
 from build import build_training_request, build_tuning_request
 from check_prices import check_local_prices, local_prices
 from console import drop_unwritten_output, out, prepare_output, print_failure, print_json, print_table, remark, say
 from error_lines import MENDABLE, line_and_code
 from follow import follow, follow_to_summary, leaderboard_view, log_view
-from image import refuse_wrong_platform
 from ml import __version__
-from ml.errors import UserError
+from ml.errors import UserError, redacted
 from models import path_of_model
 from options import (
     RUNS,
@@ -41,19 +42,21 @@ from options import (
     place_of,
     place_options,
     read_settings_file,
+    refuse_contrary_packs,
     refuse_options_beside_resume,
+    refuse_request_beside_member,
     request_argument,
     request_options,
 )
-from place.aws import AwsPlace
 from place.base import FINAL, Job, Place, status_of
-from place.find import PLACES, find_job
+from place.find import PLACES, find_job, job_of_trial
 from place.outcome import read_metrics
+from populations import pack_problems, train_together
 from predict import predict
 from price_commands import add_price_commands
 from publish import find_best_trial, publish_model, publish_path
-from request import FIRST_HOST, host_names, refuse_unknown_host
-from results import print_training_job, print_trial, print_tuning_job, print_verdicts
+from request import FIRST_HOST, host_names, name_of, refuse_unknown_host
+from results import print_training_job, print_trial, print_tuning_job, print_verdicts, write_members
 from rules import WrongRequest, check
 from yaml_files import as_yaml
 
@@ -112,6 +115,7 @@ def main(context: click.Context, settings_file: Path | None) -> None:
 
 @main.command(cls=PricesCommand)
 @request_argument("training_job.yaml")
+@click.option("--member", metavar="NAME", help="Train a member of a population by itself, as its job's request says.")
 @request_options
 def train(request_file: Path, **options: Any) -> None:
     """Run one training job and follow it.
@@ -120,6 +124,7 @@ def train(request_file: Path, **options: Any) -> None:
     a place on this machine trains on a simulated market. Ctrl-C stops a job on this machine cleanly, and
     leaves a job on SageMaker running.
     """
+    refuse_request_beside_member(options["member"])
     place = place_of(options)
     request = build_training_request(request_file, options, place)
     if _check_and_upload(request, place, options):
@@ -136,6 +141,10 @@ def train(request_file: Path, **options: Any) -> None:
 @click.option("--resume", metavar="NAME", help="Go on with a tuning job of this machine that was killed or stopped.")
 @click.option("--max-jobs", type=int, help="Trials in all.")
 @click.option("--max-parallel", type=int, help="Trials at a time; on this machine they share the cores.")
+@click.option("--pack", type=click.IntRange(1, 1024), default=1, metavar="N", help="Train N trials at once in one job.")
+@click.option(
+    "--in-one-job", is_flag=True, help="No search: train all points at once in one job, one instance's start."
+)
 @click.option("--strategy", metavar="NAME", help="Bayesian, Random, Hyperband or Grid.")
 @click.option(
     "--warm-start", "parents", multiple=True, metavar="NAME", help="Learn from an earlier tuning job. Repeatable."
@@ -153,6 +162,7 @@ def tune(request_file: Path, resume: str | None, **options: Any) -> None:
     SageMaker searches; elsewhere the launcher does, by the same rules. Trials publish nothing: `publish --best
     NAME` publishes the winner. The leaderboard, a CSV file and a page are in runs/NAME.
     """
+    refuse_contrary_packs(options)
     place = place_of(options)
     if resume:
         refuse_options_beside_resume()
@@ -160,15 +170,32 @@ def tune(request_file: Path, resume: str | None, **options: Any) -> None:
         _go_on_with(Job(place, resume, tuning=True), options)
         return
     request, model_db = build_tuning_request(request_file, options, place)
-    if not _check_and_upload(request, place, options):
+    in_one_job = options["in_one_job"]
+    request, pack = train_together(request, options["pack"], in_one_job=in_one_job)
+    problems = functools.partial(pack_problems, pack=pack, own_search=place.own_search)
+    if not _check_and_upload(request, place, options, problems):
         return
-    if model_db and not place.own_search:
-        remark("trials publish nothing; `publish --best NAME --model-db URL` publishes the winner")
-    _go_on_with(Job(place, place.start_tuning(request, model_db), tuning=True), options)
+    if model_db and (in_one_job or not place.own_search):
+        remark(f"trials publish nothing; `publish --best {name_of(request)} --model-db {redacted(model_db)}` does")
+    if in_one_job:
+        _go_on_with(Job(place, place.start(request), tuning=False), options)
+    else:
+        _go_on_with(Job(place, place.start_tuning(request, model_db, pack), tuning=True), options)
 
 
-def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, Any]) -> bool:
+def _check_and_upload(
+    request: dict[str, Any],
+    place: Place,
+    options: dict[str, Any],
+    problems_with: Callable[[dict[str, Any]], Iterator[str]] = lambda _: iter(()),
+) -> bool:
     """Whether a request is to be started: not for --dry-run, which prints it.
+
+    Args:
+        request: complete.
+        place: where it is to run.
+        options: of the command.
+        problems_with: what the command refuses besides.
 
     Raises:
         WrongRequest: it would be refused.
@@ -176,7 +203,7 @@ def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, 
     """
     prices = local_prices(request)
     uploads = place.prepare(request)
-    check(request, place.problems_with)
+    check(request, place.problems_with, problems_with)
     if not options["no_check"]:
         check_local_prices(request, prices)
     if options["dry_run"]:
@@ -203,7 +230,10 @@ def _go_on_with(job: Job, options: dict[str, Any]) -> None:
 
 
 def _find_job(name: str, options: dict[str, Any]) -> Job:
-    return find_job(name, options["runs"], options["region"], options["place_name"])
+    job = find_job(name, options["runs"], options["region"], options["place_name"])
+    if job.member is not None:
+        remark(f"{name} is a member of {job.name}, which trained it at once with others")
+    return job
 
 
 @main.command()
@@ -215,10 +245,11 @@ def _find_job(name: str, options: dict[str, Any]) -> Job:
 def status(name: str, collect: bool, as_json: bool, **options: Any) -> None:
     """Show how a training or tuning job stands."""
     job = _find_job(name, options)
-    if collect and not job.tuning:
-        job.place.collect(name)
     record = job.describe()
     if not job.tuning:
+        if collect:
+            job.place.collect(job.name)
+            write_members(job, record)
         print_training_job(job, record, as_json=as_json, verdicts=True)
         return
     print_tuning_job(job, record, job.trials(), as_json=as_json)
@@ -259,6 +290,8 @@ def logs(name: str, no_follow: bool, host: str, **options: Any) -> None:
 def stop(name: str, **options: Any) -> None:
     """Ask a training or tuning job to end; a training job keeps the best model so far."""
     job = _find_job(name, options)
+    if job.member is not None:
+        raise UserError(f"{name} is a member of {job.name}, whose networks train together; stop {job.name} stops them")
     ended = status_of(job.describe())
     if ended in FINAL and not any(status_of(trial) not in FINAL for trial in job.trials()):
         say(f"{name} has ended already: {ended}")
@@ -308,7 +341,7 @@ def list_(as_json: bool, **options: Any) -> None:
 @json_option
 @place_options
 def best(name: str, as_json: bool, **options: Any) -> None:
-    """Show a tuning job's best trial and its settings."""
+    """Show the best trial of a tuning job, or the best member of a population, and its settings."""
     job = _find_job(name, options)
     trial = find_best_trial(job)
     if as_json:
@@ -319,7 +352,7 @@ def best(name: str, as_json: bool, **options: Any) -> None:
 
 @main.command()
 @name_argument
-@click.option("--best", "of_tuning", is_flag=True, help="NAME is a tuning job: publish its best trial.")
+@click.option("--best", "of_tuning", is_flag=True, help="NAME is a tuning job or a population: publish its best.")
 @click.option("--model-db", metavar="URL", help="KYDB URL.  [default: the job's model_db]")
 @click.option("--model-key", metavar="KEY", help="KYDB key.  [default: the job's model_key]")
 @click.option("--replace-lookback", is_flag=True, help="Publish over a model that takes another number of prices, too.")
@@ -350,7 +383,7 @@ def publish(
     if of_tuning:
         trial = find_best_trial(job)
         model_db = model_db or job.describe().get("ModelDb", "")
-        job = Job(job.place, trial["TrainingJobName"], tuning=False)
+        job = job_of_trial(job, trial)
     elif job.tuning:
         raise UserError(f"{name} is a tuning job; publish --best {name} publishes its best trial")
     published, folder = publish_model(job, model_db, model_key, replace_lookback=replace_lookback)
@@ -362,26 +395,6 @@ def publish(
 
 
 main.add_command(predict)
-
-
-@main.command()
-@click.option("--image", default="position-trainer", show_default=True, help="Image on this machine.")
-@click.option("--repository", default="position-trainer", show_default=True, help="ECR repository; made if missing.")
-@json_option
-@place_options
-@click.pass_context
-def push(context: click.Context, image: str, repository: str, as_json: bool, **options: Any) -> None:
-    """Push the image to ECR, print the URI that --image takes, and keep it in the settings file that is in use.
-
-    An image without a tag gets one from its content, so that what a job ran can be told for good.
-    """
-    refuse_wrong_platform(image)
-    uri = AwsPlace(options["runs"], options["region"]).push(image, repository)
-    remember_image(context, uri)
-    if as_json:
-        print_json({"TrainingImage": uri})
-    else:
-        say(uri)
 
 
 add_price_commands(main)

@@ -43,6 +43,7 @@ def table(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> tuple[list[st
     """Column names and rows of text, the best trial first."""
     metric, maximize = objective_of(tuning)
     tuned = [entry["Name"] for _, entry in ranges_of(tuning)]
+    members = any("Member" in trial for trial in trials)  # of several only one has a model
     rows = []
     for rank, trial in enumerate(ranked(trials, maximize=maximize), 1):
         value, seconds = objective_value(trial), _seconds_of(trial)
@@ -52,12 +53,13 @@ def table(tuning: dict[str, Any], trials: list[dict[str, Any]]) -> tuple[list[st
                 trial["TrainingJobStatus"],
                 "" if value is None else f"{value:.6g}",
                 *(_cut(trial.get("TunedHyperParameters", {}).get(name, "")) for name in tuned),
+                *(["kept" if trial.get("Kept", trial["TrainingJobStatus"] in _COUNTED) else ""] if members else []),
                 "" if seconds is None else f"{seconds:.0f}",
                 trial["TrainingJobName"],
             ]
         )
     # The job last: its name is long, and a narrow screen cuts at the end.
-    return ["rank", "status", metric, *tuned, "seconds", "job"], rows
+    return ["rank", "status", metric, *tuned, *(["model"] if members else []), "seconds", "job"], rows
 
 
 def write_files(folder: Path, tuning: dict[str, Any], trials: list[dict[str, Any]]) -> None:

@@ -1,15 +1,18 @@
 """Where a model's files are: in a job's folder, in a folder, or in a model.tar.gz."""
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from archive import unpack
+from members import member_name
+from ml.deliver.results import read_job_record
 from ml.errors import UserError
 from ml.settings import SETTINGS, Settings
+from place.base import Job
+from place.outcome import read_metrics
 
 ARCHIVE = "model.tar.gz"  # what SageMaker and the local modes of its SDKs make of model/
 
@@ -44,6 +47,24 @@ def model_files(path: Path) -> Iterator[Path]:
         raise UserError(f"there is no model at {path}: no folder and no {ARCHIVE}")
 
 
+def collect_model(job: Job) -> Path:
+    """The folder of a finished job, with its model in model/.
+
+    Raises:
+        UserError: a member of a population is meant, and the job kept another's model.
+    """
+    folder = job.place.collect(job.name)
+    kept = read_metrics(folder / "model").get("member")
+    if job.member is None or kept == job.member:
+        return folder
+    name = member_name(job.name, job.member)
+    best = f", {member_name(job.name, kept)}, alone" if isinstance(kept, int) else " alone, once it ends"
+    raise UserError(
+        f"{name} has no model: {job.name} trained it with others and keeps the model of the best{best}; this trains "
+        f"it by itself: python sagemaker/launch.py train --on {job.place.name} --member {name}"
+    )
+
+
 def find_h5_file(folder: Path, model_key: str) -> Path:
     """The .h5 file that a job left, named by its model key.
 
@@ -57,13 +78,14 @@ def find_h5_file(folder: Path, model_key: str) -> Path:
     return found[0]
 
 
-def job_record(folder: Path) -> tuple[str, dict[str, str]]:
+def job_and_settings(folder: Path) -> tuple[str, dict[str, str]]:
     """A model's job and its settings as text, by its job.json; both empty where there is none."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads((folder / "job.json").read_bytes())
-        if isinstance(content, dict) and isinstance(settings := content.get("settings"), dict):
-            texts = {
-                name: str(value) for name, value in settings.items() if name in SETTINGS and value not in (None, "")
-            }
-            return str(content.get("job", "")), texts
+    with contextlib.suppress(FileNotFoundError, UserError):
+        record = read_job_record(folder)
+        texts = {
+            name: str(value)
+            for name, value in record["settings"].items()
+            if name in SETTINGS and value not in (None, "")
+        }
+        return record["job"], texts
     return "", {}

@@ -91,6 +91,30 @@ def request_argument(default: str) -> Callable:
     )
 
 
+def refuse_request_beside_member(member: str | None) -> None:
+    """Refuses a request's file in a command line that names --member, whose job has the request.
+
+    Raises:
+        click.UsageError: there is one.
+    """
+    given = click.get_current_context().get_parameter_source("request_file") is click.core.ParameterSource.COMMANDLINE
+    if member and given:
+        raise click.UsageError("--member trains by the request of the member's own job; received a REQUEST_FILE too")
+
+
+def refuse_contrary_packs(options: dict[str, Any]) -> None:
+    """Refuses options of a search that say two things about how many trials a job trains.
+
+    Raises:
+        click.UsageError: they do.
+    """
+    pack, parallel = options["pack"], options["max_parallel"]
+    if pack > 1 and options["in_one_job"]:
+        raise click.UsageError("--in-one-job trains all trials in one job, --pack a part of them; give one of the two")
+    if parallel is not None and parallel < pack:
+        raise click.UsageError(f"--max-parallel counts trials: must be at least --pack ({pack}), received {parallel}")
+
+
 name_argument = click.argument("name")
 on_option = click.option(
     "--on",

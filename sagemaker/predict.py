@@ -18,7 +18,7 @@ import click
 from console import print_json, say
 from ml.errors import UserError
 from ml.hyperparameters import parse_value
-from models import job_record, model_files, path_of_model
+from models import collect_model, job_and_settings, model_files, path_of_model
 from options import PricesCommand, json_option, name_argument, on_option, parse_pairs, place_options
 from place.find import find_job
 
@@ -66,9 +66,9 @@ def predict(
         job = find_job(name, options["runs"], options["region"], options["place_name"])
         if job.tuning:
             raise UserError(f"{name} is a tuning job; `best {name}` shows the trial to name")
-        path = job.place.collect(name) / "model"
+        path = collect_model(job) / "model"
     with contextlib.nullcontext() if path is None else model_files(path) as folder:
-        own = job_record(folder)[1] if folder else {}
+        own = job_and_settings(folder)[1] if folder else {}
         said = ask_model(
             folder=folder,
             model=(model_db, name) if model_db else None,

@@ -4,11 +4,12 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from leaderboard import best_of
+from leaderboard import best_of, objective_value
+from members import count_members, population_of
 from ml.errors import UserError
 from ml.hyperparameters import parse_value
 from ml.settings import SETTINGS
-from models import find_h5_file, job_record, model_files
+from models import collect_model, find_h5_file, job_and_settings, model_files
 from place.base import Job, Record
 from place.outcome import read_metrics
 from request import objective_of
@@ -16,14 +17,19 @@ from results import mark_published
 
 
 def find_best_trial(job: Job) -> Record:
-    """The summary of a tuning job's best trial.
+    """The summary of a tuning job's best trial, or of the best member of a training job's population.
 
     Raises:
-        UserError: it is a training job, or no trial has ended with an objective yet.
+        UserError: it is a training job of one network, or no trial has ended with an objective yet.
     """
-    if not job.tuning:
-        raise UserError(f"{job.name} is a training job; name a tuning job")
-    found = best_of(job.trials(), maximize=objective_of(job.describe())[1])
+    record = job.describe()
+    if job.tuning:
+        found = best_of(job.trials(), maximize=objective_of(record)[1])
+    elif count_members(record.get("HyperParameters", {})) > 1:
+        _, trials = population_of(record, read_metrics(job.place.collect(job.name) / "model"))
+        found = next((trial for trial in trials if trial["Kept"] and objective_value(trial) is not None), None)
+    else:
+        raise UserError(f"{job.name} is a training job of one network; name a tuning job")
     if found is None:
         raise UserError(f"no trial of {job.name} has ended with an objective yet; `status {job.name}` shows them")
     return found
@@ -51,12 +57,12 @@ def publish_model(
         raise UserError(
             f"{job.name} is {record['TrainingJobStatus']}; only a job that ended well has a model to publish"
         )
+    folder = collect_model(job)
     parameters = record.get("HyperParameters", {})
     own = (parameters.get("model_db"), parameters.get("model_key", SETTINGS["model_key"].default))
     url, key = parse_value("model_db", model_db or own[0] or ""), parse_value("model_key", model_key or own[1])
     if not url:
         raise UserError(f"{job.name} names no KYDB to publish to; give --model-db URL")
-    folder = job.place.collect(job.name)
     published = _publish_folder(folder / "model", job.name, url, key, own[1], replace_lookback)
     if (metrics := read_metrics(folder / "model")) and (url, key) == own:
         mark_published(folder, metrics)
@@ -81,7 +87,7 @@ def publish_path(
         UserError: as `publish_model`.
     """
     with model_files(path) as folder:
-        name, settings = job_record(folder)
+        name, settings = job_and_settings(folder)
         own_key = settings.get("model_key", str(SETTINGS["model_key"].default))
         url = parse_value("model_db", model_db or settings.get("model_db", ""))
         if not url:

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from console import print_failure, print_json, print_table, say
-from leaderboard import PAGE, best_of, objective_value
+from leaderboard import PAGE, best_of, write_files
 from leaderboard import table as leaderboard_table
+from members import count_members, population_of, settings_of_member
 from ml.files import write_json
 from ml.metrics import METRICS
 from ml.settings import SETTINGS
 from place.base import Job
+from place.find import job_of_trial
 from place.outcome import read_metrics
 from request import host_names, objective_of
 
@@ -37,7 +39,8 @@ def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdi
     """
     status, secondary = record["TrainingJobStatus"], record.get("SecondaryStatus")
     if as_json:
-        print_json(record)
+        members = {"Members": _members(job, record)[1]} if _is_population(record) else {}
+        print_json({**record, **members})
     else:
         seconds, hosts = record.get("TrainingTimeInSeconds"), len(host_names(record))
         say(
@@ -56,6 +59,8 @@ def print_training_job(job: Job, record: dict[str, Any], *, as_json: bool, verdi
 
 def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
     metrics = read_metrics(job.folder / "model")
+    if _is_population(record):
+        _print_members(job, record)
     if metrics:
         say(f"epoch {metrics['best_epoch']} of {len(metrics['epochs'])} was kept")
     for title, rows in _grouped_metrics(metrics, record):
@@ -128,17 +133,47 @@ def print_end_of_tuning(job: Job, record: dict[str, Any], trials: list[dict[str,
     """Where an ended tuning job's page is, what its best trial is worth and how it is published."""
     say(f"page: {job.folder / PAGE}")
     if best := best_of(trials, maximize=objective_of(record)[1]):
-        print_verdicts(read_metrics(job.place.folder(best["TrainingJobName"]) / "model"))
+        if best.get("Kept", True):
+            print_verdicts(read_metrics(job_of_trial(job, best).folder / "model"))
         say(f"publish the best: python sagemaker/launch.py publish --best {job.name}")
 
 
 def print_trial(job: Job, trial: dict[str, Any]) -> None:
-    """A tuning job's trial: its objective, its settings and its verdicts."""
-    objective, _ = objective_of(job.describe())
-    say(f"{trial['TrainingJobName']}: {objective}={objective_value(trial):.6g}")
-    settings = job.place.describe(trial["TrainingJobName"])["HyperParameters"]
+    """The best trial of a tuning job or of a population: its objective, its settings and its verdicts."""
+    objective = trial["FinalHyperParameterTuningJobObjectiveMetric"]
+    say(f"{trial['TrainingJobName']}: {objective['MetricName']}={objective['Value']:.6g}")
+    trained = job_of_trial(job, trial)
+    record = trained.describe()
+    settings = record["HyperParameters"]
+    if trained.member is not None:
+        settings = settings_of_member(settings, _members(trained, record)[1], trained.member)
     print_table(
         ["setting", "value"], [[key, value] for key, value in settings.items() if not key.startswith("_tuning_")]
     )
-    print_verdicts(read_metrics(job.place.folder(trial["TrainingJobName"]) / "model"))
+    if trial.get("Kept", True):
+        print_verdicts(read_metrics(trained.folder / "model"))
     say(f"publish it: python sagemaker/launch.py publish --best {job.name}")
+
+
+def write_members(job: Job, record: dict[str, Any]) -> None:
+    """Writes the leaderboard's files of an ended job that trained a population into its folder."""
+    if _is_population(record) and read_metrics(job.folder / "model"):
+        write_files(job.folder, *_members(job, record))
+
+
+def _print_members(job: Job, record: dict[str, Any]) -> None:
+    tuning, members = _members(job, record)
+    if not members:  # it runs, and draws its points itself
+        return
+    say("")
+    print_table(*leaderboard_table(tuning, members))
+    if (page := job.folder / PAGE).exists():
+        say(f"page: {page}")
+
+
+def _is_population(record: dict[str, Any]) -> bool:
+    return count_members(record.get("HyperParameters", {})) > 1
+
+
+def _members(job: Job, record: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    return population_of(record, read_metrics(job.folder / "model"))

@@ -46,12 +46,12 @@ class WrongRequest(UserError):
         super().__init__("; ".join(self.problems))
 
 
-def check(request: dict[str, Any], problems_of_place: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+def check(request: dict[str, Any], *others: Callable[[dict[str, Any]], Iterator[str]]) -> None:
     """Refuses a request that AWS, the job or the place would refuse.
 
     Args:
         request: complete, as it would be sent.
-        problems_of_place: what a place refuses on its own account (`Place.problems_with`).
+        *others: what else refuses requests, such as a place on its own account (`Place.problems_with`).
 
     Raises:
         WrongRequest: with every problem.
@@ -61,7 +61,8 @@ def check(request: dict[str, Any], problems_of_place: Callable[[dict[str, Any]],
     if not any(problem.wrong_type for problem in found):  # the rules count on the types
         for rule in _RULES:
             problems += rule(request)
-        problems += problems_of_place(request)
+        for problems_with in others:
+            problems += problems_with(request)
     if problems:
         raise WrongRequest(list(dict.fromkeys(problems)))
 

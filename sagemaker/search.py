@@ -3,42 +3,39 @@
 `python search.py FOLDER LOCK` owns one tuning job, in a session of its own. Everything it knows is on disk
 before it is acted on: Optuna's study in SQLite, the jobs in their folders. Killed at any moment and started
 again, it adopts the jobs that still run, runs again under the same number those that died, and draws the
-same points as if nothing had happened, since a draw is seeded with (RandomSeed, trial, hyperparameter).
+same points as if nothing had happened. A job trains one trial or a pack of them (`search_points`).
 """
 
 import contextlib
-import itertools
 import math
 import os
 import signal
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
-import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import URL
+from optuna.trial import Trial
 
 import leaderboard
+from members import Pack, member_name
 from ml.errors import UserError
 from ml.metrics import METRICS
 from place.base import FINAL, NoSuchJob
 from place.find import make_place_here
 from place.hosts import machine_cores, shares
 from place.record import TUNING_RECORD, now, read_record, write_record
-from request import objective_of, ranges_of, training_part
-from search_rules import MedianRule, TunedRange
+from request import objective_of, training_part
+from search_points import Points, reason_to_end
 
 _POLL_SECONDS = 0.2
 _SAVE_SECONDS = 5  # how much of MaxRuntimeInSeconds a kill can make it forget
 _PICTURE_SECONDS = 10  # between two drawings of the leaderboard's page, which takes half a second
-_FAILURES = 3  # that many at the start, with no success, and the request is at fault
-_RESTARTS = 3  # of one trial whose process vanishes
+_FAILURES = 3  # that many jobs at the start, with no success, and the request is at fault
+_RESTARTS = 3  # of one job whose process vanishes
 
 # What a tuning job's definition passes on to each of its jobs.
 _PASSED_ON = (
@@ -69,62 +66,48 @@ class Search:
         self._place = make_place_here(self._record["Place"], folder.parent, self._record["DockerNetwork"])
         self._config = self._record["HyperParameterTuningJobConfig"]
         self._static = self._record["TrainingJobDefinition"].get("StaticHyperParameters", {})
-        self._ranges = [TunedRange(kind, entry) for kind, entry in ranges_of(self._record)]
         self._metric, self._maximize = objective_of(self._record)
         # Such a metric comes when the training is over: there is nothing to stop early.
         self._comes_once = self._metric in METRICS and METRICS[self._metric].once
         limits = self._config["ResourceLimits"]
-        self._grid = (
-            list(itertools.product(*(range_.choices for range_ in self._ranges)))
-            if self._config["Strategy"] == "Grid"
-            else []
-        )
-        self._most = len(self._grid) or limits["MaxNumberOfTrainingJobs"]
-        self._parallel = limits["MaxParallelTrainingJobs"]
+        self._pack = Pack(self._record.get("Pack", 1), self._record.get("Halving", ""))
+        self._parallel = max(1, limits["MaxParallelTrainingJobs"] // self._pack.size)  # jobs at a time
         self._most_seconds = limits.get("MaxRuntimeInSeconds", math.inf)
-        self._running = dict[int, Trial]()
+        self._points = Points(folder, self._record)
+        for parent in self._record.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
+            self._points.learn_from(self._place.trials(parent["HyperParameterTuningJobName"]), self._log)
+        self._running = dict[int, list[Trial]]()  # by their pack
         self._restarts = dict[int, int]()
+        self._ended = 0  # jobs, of this process: a search that failed may go on once the cause is mended
         self._stop_asked = False
-        self._began = datetime.now()
-        self._study = optuna.create_study(
-            study_name=self._name,
-            storage=URL.create("sqlite", database=str(folder / "search.db")).render_as_string(),
-            load_if_exists=True,
-            direction="maximize" if self._maximize else "minimize",
-            pruner=self._make_pruner(),
-        )
-        self._warm_trials = self._take_over_parents()
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def run(self) -> None:
-        """Starts, watches and stops trials until the search is over."""
+        """Starts, watches and stops jobs until the search is over."""
         self._record |= {"HyperParameterTuningJobStatus": "InProgress", "SearchPid": os.getpid()}
         self._save()
-        running = self._running
-        running |= {
-            trial.number: Trial(self._study, trial._trial_id)
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        }
         used, resumed = self._record.get("SecondsUsed", 0), time.monotonic()
-        for trial in running.values():
-            self._take_up(trial)
+        unfinished = self._points.unfinished_packs()
+        self._running |= {pack: [] for pack in unfinished}
+        for pack in unfinished:
+            self._take_up(pack)
         because, stopping, saved, pictured = "", False, resumed, -math.inf
         while True:
-            ended = [number for number, trial in running.items() if self._watch(trial)]
-            for number in ended:
-                del running[number]
+            ended = [pack for pack in self._running if self._watch(pack)]
+            for pack in ended:
+                del self._running[pack]
             seconds = used + time.monotonic() - resumed
             because = because or self._reason_to_end(seconds)
-            while not because and len(running) < self._parallel and self._count_asked() < self._most:
-                trial = self._study.ask()
-                running[trial.number] = trial
-                self._start(trial)
+            while not because and len(self._running) < self._parallel:
+                if (pack := self._points.next_pack()) is None:
+                    break
+                self._start(pack)
             if because and not stopping:
                 stopping = True
                 self._log(f"ending: {because}")
-                for trial in running.values():
-                    self._place.stop(self._job_name(trial.number))
+                for pack in self._running:
+                    self._place.stop(self._job_name(pack))
             if ended or time.monotonic() - saved > _SAVE_SECONDS:
                 saved = time.monotonic()
                 self._record["SecondsUsed"] = seconds
@@ -132,128 +115,46 @@ class Search:
                 if ended and saved - pictured > _PICTURE_SECONDS:
                     pictured = saved
                     leaderboard.write_files(self._folder, self._record, trials)
-            if not running and (because or self._count_asked() >= self._most):
+            if not self._running and (because or self._points.next_pack() is None):
                 break
             time.sleep(_POLL_SECONDS)
         self._finish(because)
 
-    # The search
-
-    def _make_pruner(self) -> optuna.pruners.BasePruner:
-        if self._config["Strategy"] == "Hyperband":
-            resource = self._config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {})
-            most = resource.get("MaxResource") or int(self._static["epochs"])
-            return optuna.pruners.HyperbandPruner(resource.get("MinResource", 1), most)
-        early = self._config.get("TrainingJobEarlyStoppingType", "Off") == "Auto"
-        return MedianRule() if early else optuna.pruners.NopPruner()
-
-    def _make_sampler(self, number: int, index: int) -> optuna.samplers.BaseSampler:
-        """The sampler for one hyperparameter of one trial, both counted from 0.
-
-        It is seeded by the two, so that a resumed search draws the same values.
-        """
-        seed = int(np.random.SeedSequence([self._record["RandomSeed"], number, index]).generate_state(1)[0])
-        if self._grid:
-            point = {range_.name: value for range_, value in zip(self._ranges, self._grid[number], strict=True)}
-            return optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler(seed))
-        if self._config["Strategy"] == "Bayesian":
-            # A search of 8 must not spend them all on random starts.
-            starts = min(10, max(3, self._most // 3))
-            return optuna.samplers.TPESampler(n_startup_trials=starts, seed=seed)
-        return optuna.samplers.RandomSampler(seed)
-
-    def _count_asked(self) -> int:
-        """Trials drawn so far."""
-        return len(self._study.get_trials(deepcopy=False)) - self._warm_trials
-
-    def _take_over_parents(self) -> int:
-        """Tells the study of the trials of earlier tuning jobs; returns how many, before any of its own."""
-        known = {
-            trial.user_attrs["parent"]
-            for trial in self._study.get_trials(deepcopy=False)
-            if "parent" in trial.user_attrs
-        }
-        count = len(known)
-        parents = self._record.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
-        for parent in parents if self._count_own() == 0 else []:
-            for trial in self._place.trials(parent["HyperParameterTuningJobName"]):
-                objective = trial.get("FinalHyperParameterTuningJobObjectiveMetric", {})
-                job, tuned = trial["TrainingJobName"], trial["TunedHyperParameters"]
-                if (
-                    job in known
-                    or trial["TrainingJobStatus"] != "Completed"
-                    or objective.get("MetricName") != self._metric
-                ):
-                    continue
-                try:
-                    self._study.add_trial(
-                        optuna.trial.create_trial(
-                            params={range_.name: range_.parse(tuned[range_.name]) for range_ in self._ranges},
-                            distributions={range_.name: range_.distribution for range_ in self._ranges},
-                            value=objective["Value"],
-                            user_attrs={"parent": job},
-                        )
-                    )
-                    count += 1
-                except (KeyError, ValueError):
-                    self._log(f"{job} lies outside this search's ranges and teaches it nothing")
-        return count
-
-    def _count_own(self) -> int:
-        return sum("parent" not in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
-
     def _reason_to_end(self, seconds: float) -> str:
-        """Why no further trial is to be started before the last; empty: go on."""
+        """Why no further job is to be started before the last; empty: go on."""
         if self._stop_asked:
             return "stopped"
         if seconds > self._most_seconds:
             return f"MaxRuntimeInSeconds, {self._most_seconds}, is used up"
-        ended = [
-            trial
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and "parent" not in trial.user_attrs
-        ]
-        values = [trial.value for trial in ended if trial.value is not None]
-        # Of this process: a search that failed may go on once the cause is mended.
-        if sum(_end_of(trial) > self._began for trial in ended) >= _FAILURES and not values:
+        if self._ended >= _FAILURES and not self._points.values():
             return "failures"
         criteria = self._config.get("TuningJobCompletionCriteria", {})
-        sign = 1 if self._maximize else -1
-        target = criteria.get("TargetObjectiveMetricValue")
-        if target is not None and values and max(sign * value for value in values) >= sign * target:
-            return f"the objective reached its target, {target}"
-        patience = criteria.get("BestObjectiveNotImproving", {}).get("MaxNumberOfTrainingJobsNotImproving")
-        if patience and values:
-            ended.sort(key=_end_of)
-            scores = [-math.inf if trial.value is None else sign * trial.value for trial in ended]
-            if len(scores) - 1 - scores.index(max(scores)) >= patience:
-                return f"{patience} jobs brought no better objective"
-        return ""
+        return reason_to_end(self._points, criteria, maximize=self._maximize)
 
-    # The trials
+    # The jobs
 
-    def _job_name(self, number: int) -> str:
-        return f"{self._name}-{number - self._warm_trials + 1:03d}"
+    def _job_name(self, pack: int) -> str:
+        return f"{self._name}-{pack + 1:03d}"
 
-    def _start(self, trial: Trial) -> None:
-        tuned = {}
-        for index, range_ in enumerate(self._ranges):
-            self._study.sampler = self._make_sampler(trial.number - self._warm_trials, index)
-            tuned[range_.name] = range_.suggest(trial)
+    def _start(self, pack: int) -> None:
+        drawn = self._points.draw(pack)
+        self._running[pack] = [trial for trial, _ in drawn]
+        points = [point for _, point in drawn]
         definition = training_part(self._record)
-        parameters = self._static | tuned | {"_tuning_objective_metric": self._metric}
         request = {key: definition[key] for key in _PASSED_ON if key in definition}
         request |= {
-            "TrainingJobName": self._job_name(trial.number),
-            "HyperParameters": parameters,
+            "TrainingJobName": self._job_name(pack),
+            "HyperParameters": self._pack.hyperparameters(self._static, points)
+            | {"_tuning_objective_metric": self._metric},
             "TuningJobName": self._name,
         }
         if "SearchId" in self._record:  # searches of before 0.9.0 have none
             request["SearchId"] = self._record["SearchId"]
         self._place.start(request, cores=self._free_cores())
-        self._log(
-            f"{self._job_name(trial.number)} started: " + " ".join(f"{name}={value}" for name, value in tuned.items())
-        )
+        for number, point in enumerate(points):
+            job = request["TrainingJobName"]
+            name = job if len(points) == 1 else member_name(job, number)
+            self._log(f"{name} started: " + " ".join(f"{name}={value}" for name, value in point.items()))
 
     def _free_cores(self) -> list[int]:
         """A share of the cores that no running trial has; none where trials run one at a time."""
@@ -266,26 +167,51 @@ class Search:
                 left.remove(taken)
         return left[0]
 
-    def _take_up(self, trial: Trial) -> None:
-        """Takes up a trial of a search that was killed or stopped: leaves it alone where it runs or ended."""
-        job = self._job_name(trial.number)
+    def _take_up(self, pack: int) -> None:
+        """Takes up a job of a search that was killed or stopped: leaves it alone where it runs or ended."""
+        job = self._job_name(pack)
         with contextlib.suppress(NoSuchJob):  # then it is started
             record = self._place.trial_record(job, self._record)
-            early = self._study.get_trials(deepcopy=False)[trial.number].user_attrs.get("stopped_early")
-            again = ("Interrupted",) if early else ("Interrupted", "Stopped")
+            self._running[pack] = [trial for trial, _ in self._points.draw(pack)]
+            again = ("Interrupted",) if self._was_stopped_early(pack) else ("Interrupted", "Stopped")
             if record["SecondaryStatus"] not in again:
                 self._log(f"{job} {'ended meanwhile' if record['TrainingJobStatus'] in FINAL else 'goes on'}")
                 return
             self._place.remove_trial(job, self._record)
-        self._start(trial)
+        self._start(pack)
 
-    def _watch(self, trial: Trial) -> bool:
-        """Tells the study what a running trial has measured; returns whether it ended."""
-        job = self._job_name(trial.number)
+    def _was_stopped_early(self, pack: int) -> bool:
+        return any("stopped_early" in trial.user_attrs for trial in self._running[pack])
+
+    def _watch(self, pack: int) -> bool:
+        """Looks at a running job; returns whether it ended and the study knows of it."""
+        job = self._job_name(pack)
         record = self._place.describe(job)
-        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        if len(self._running[pack]) == 1:
+            self._follow_epochs(self._running[pack][0], record)
+        if record["TrainingJobStatus"] not in FINAL:
+            return False
+        if record["SecondaryStatus"] == "Interrupted" and self._restarts.get(pack, 0) < _RESTARTS:
+            self._restarts[pack] = self._restarts.get(pack, 0) + 1
+            self._log(f"{job} vanished and is started again")
+            self._place.remove_trial(job, self._record)
+            self._start(pack)
+            return False
+        if record["TrainingJobStatus"] == "Stopped" and self._stop_asked and not self._was_stopped_early(pack):
+            return True  # its trials stay unfinished in the study: a search that goes on runs them again
+        self._ended += 1
+        for trial, ended in zip(self._running[pack], self._place.trials_of(record, self._record), strict=True):
+            status, value = ended["TrainingJobStatus"], leaderboard.objective_value(ended)
+            self._points.tell(trial, status, value, ended.get("Epochs"))
+            reached = "" if value is None else f" {self._metric}={value:.6g}"
+            reason = f": {ended['FailureReason']}" if status == "Failed" else ""
+            self._log(f"{ended['TrainingJobName']} {status}{reached}{reason}")
+        return True
+
+    def _follow_epochs(self, trial: Trial, record: dict[str, Any]) -> None:
+        """Tells the study what a job of one trial has measured so far, and stops it where its pruner says so."""
         values = self._place.metric_values(record, self._metric)
-        known = len(frozen.intermediate_values)
+        known = len(self._points.frozen(trial).intermediate_values)
         for step, value in enumerate(values[known:], known + 1):
             trial.report(value, step)
             if (
@@ -295,26 +221,9 @@ class Search:
                 and trial.should_prune()
             ):
                 trial.set_user_attr("stopped_early", True)
+                job = record["TrainingJobName"]
                 self._log(f"{job} stopped early at {self._metric}={value:.6g} after epoch {step}")
                 self._place.stop(job)
-        status, secondary = record["TrainingJobStatus"], record["SecondaryStatus"]
-        if status not in FINAL:
-            return False
-        if secondary == "Interrupted" and self._restarts.get(trial.number, 0) < _RESTARTS:
-            self._restarts[trial.number] = self._restarts.get(trial.number, 0) + 1
-            self._log(f"{job} vanished and is started again")
-            self._place.remove_trial(job, self._record)
-            self._start(trial)
-            return False
-        if status == "Stopped" and self._stop_asked and "stopped_early" not in trial.user_attrs:
-            return True  # it stays unfinished in the study: a search that goes on runs it again
-        if status == "Completed" and values and math.isfinite(values[-1]):
-            self._study.tell(trial, values[-1])
-        else:
-            self._study.tell(trial, state=TrialState.PRUNED if status == "Stopped" else TrialState.FAIL)
-        last = f" {self._metric}={values[-1]:.6g}" if values else ""
-        self._log(f"{job} {status}{last}" + (f": {record['FailureReason']}" if status == "Failed" else ""))
-        return True
 
     # The record
 
@@ -343,12 +252,13 @@ class Search:
             "FailureReason": f"{'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}; "
             f"go on by tune --resume {self._name}",
         }
-        write_record(self._folder / TUNING_RECORD, self._record)
+        try:
+            write_record(self._folder / TUNING_RECORD, self._record)
+        except OSError as refused:  # such as the full disk that ended the search
+            self._log(f"the record cannot be written: {refused}; {self._record['FailureReason']}")
 
     def _finish(self, because: str) -> None:
-        failed = because == "failures" or not any(
-            trial.value is not None for trial in self._study.get_trials(deepcopy=False)
-        )
+        failed = because == "failures" or not self._points.values()
         status = "Stopped" if self._stop_asked else "Failed" if failed else "Completed"
         trials = self._place.trials(self._name)
         if status == "Failed":
@@ -364,10 +274,6 @@ class Search:
         leaderboard.write_files(self._folder, self._record, trials)
         self._log(f"{self._name} {status}")
         self._save()  # last, since whoever waits reads the rest after it
-
-
-def _end_of(trial: FrozenTrial) -> datetime:
-    return trial.datetime_complete or datetime.max
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from kydb.base import BaseDB
 
 from ml.errors import UserError, one_line, redacted
 from ml.files import sync_folder, write_whole
+from ml.log import say
 
 if TYPE_CHECKING:  # what only some kinds of database need is imported where it is used
     import botocore.exceptions
@@ -267,7 +268,7 @@ def patiently(
         error = state.outcome and state.outcome.exception()
         if error and not told:
             told.append(True)
-            print(f"{what} failed and is tried again for {patience:g} s: {one_line(error)}", flush=True)
+            say(f"{what} failed and is tried again for {patience:g} s: {one_line(error)}")
 
     return tenacity.Retrying(
         # At most 5 s between attempts, so that a process that is asked to end ends soon.

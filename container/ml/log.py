@@ -39,5 +39,5 @@ def say(line: str, *, metrics: bool = False, stream: TextIO | None = None) -> No
 
 
 def quoted(text: str) -> str:
-    r"""Text as one printable line in which no metric is found: `loss=1` becomes `loss\x3d1`."""
-    return _METRIC.sub(r"\1\\x3d", printable(text))
+    r"""Text as one printable line in which no metric is found: `loss=1` becomes `loss\x3d1`; its indentation stays."""
+    return " " * (len(text) - len(text.lstrip(" "))) + _METRIC.sub(r"\1\\x3d", printable(text))

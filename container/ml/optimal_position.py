@@ -9,7 +9,7 @@ from ml.errors import UserError
 from ml.segments import segment_bounds, valid_starts
 
 # A trade decided on a minute's close fills no sooner than this many minutes later.
-_FIRST_MINUTE = 3
+FIRST_MINUTE = 3
 
 
 class OptimalPositionGenerator:
@@ -63,7 +63,7 @@ def optimal_positions(
         )
     mid = frame["mid"]
     bid, ask = (frame["bid"], frame["ask"]) if "bid" in frame else (mid - spread / 2, mid + spread / 2)
-    future = mid.rolling(horizon - _FIRST_MINUTE + 1)
+    future = mid.rolling(horizon - FIRST_MINUTE + 1)
     columns = {
         "bid": bid,
         "ask": ask,

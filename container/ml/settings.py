@@ -64,6 +64,18 @@ def _cosine(settings: "Settings") -> bool:
     return settings.schedule == "cosine"
 
 
+# What the networks of a population may differ in: settings that leave the loop over steps as it is.
+VARIED = (
+    "lookback",
+    "nodes",
+    "dropout",
+    "learning_rate",
+    "weight_decay",
+    "label_smoothing",
+    "warmup_steps",
+    "seed",
+)
+
 MAX_GAP = "4d"  # a weekend or a night is bridged, a hole of weeks is not
 
 # Values by the name of a preset, for the settings that a job does not give.
@@ -103,6 +115,12 @@ class Settings:
         "prices in a window, the predicted minute included",
         interval="[2, 100000]",
         scaling="Logarithmic",
+    )
+    longest_lookback: int = _setting(
+        0,
+        "use the rows as if lookback were this, so that models of several lookbacks are trained and judged on the same "
+        "rows; 0: as lookback says",
+        interval="[0, 100000]",
     )
     horizon: int = _setting(
         300,
@@ -188,6 +206,30 @@ class Settings:
         "of the multiplications; auto takes what the hardware multiplies fastest",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    # The population
+    population: int = _setting(
+        1,
+        "networks trained at once, the best of which is kept; their settings are drawn from ranges",
+        interval="[1, 1024]",
+        changes_weights=False,
+    )
+    ranges: str = _setting(
+        "",
+        f"what the networks of a population differ in, as SageMaker's ParameterRanges in JSON; any of "
+        f"{', '.join(VARIED)}",
+        changes_weights=False,
+    )
+    points: str = _setting(
+        "",
+        "in place of population and ranges: the settings of each network, a JSON list of objects of name and value",
+        changes_weights=False,
+    )
+    halving: float = _setting(
+        1.0,
+        "after each of the first epochs keep the best 1/halving of a population and train on with those; 1: all",
+        interval="[1, 1024]",
+        changes_weights=False,
+    )
     # The data
     prices_db: str = _setting("", "KYDB URL of the price history; empty: read the channel", changes_weights=False)
     prices_key: str = _setting(
@@ -230,7 +272,7 @@ class Settings:
     )
     resample: str = _setting(
         "",
-        "length of a bar, of which the last price is kept, such as 1min, 30s or 1h; empty: every row is a bar",
+        "puts rows (trades, say) into bars of this length by their last price: 1min, 30s, 1h; empty: a row is a bar",
         changes_weights=False,
     )
     start_date: datetime | None = _setting(

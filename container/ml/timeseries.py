@@ -22,7 +22,8 @@ from ml.data.history import bounds, checked
 from ml.databases import DamagedValue, exists, mend, unpickled
 from ml.errors import UserError, one_line, redacted
 from ml.items import item_now, swap
-from ml.series_chunks import encoded, frame_of, is_list_of_chunks, keys_of, moment, overlapping, spans
+from ml.log import say
+from ml.series_chunks import encoded, frame_of, is_chunk_of, is_list_of_chunks, keys_of, moment, overlapping, spans
 
 _CLASS = {"TimeSeries": {"module_path": "ml.timeseries", "class_name": "TimeSeries"}}
 _CHUNK_FOLDER = "/timeseries_chunks"  # apart from the series, so that db.ls shows the series alone
@@ -176,7 +177,10 @@ class TimeSeries(kydb.DbObj):
             raise _LostChunk(chunk, "is damaged: its checksum does not match")
         # `pq.read_table` leaves native threads that may hold the bytes while Python ends, and abort the process then
         # (apache/arrow issue 49942); as many chunks as there are connections are decoded at the same time anyway.
-        return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        if not is_chunk_of(table, chunk):
+            raise _LostChunk(chunk, "does not hold the rows that the list says")
+        return table
 
     def _is_readable(self, chunk: dict) -> bool:
         try:
@@ -214,10 +218,9 @@ class TimeSeries(kydb.DbObj):
                 if not mends:
                     raise
                 chunks = []
-                print(
+                say(
                     f"{one_line(damage)}; it is replaced, and holds only the rows that are written now; the chunks "
-                    f"of before stay in {self._chunk_folder}",
-                    flush=True,
+                    f"of before stay in {self._chunk_folder}"
                 )
             try:
                 before, rows, after = merged(chunks)
@@ -331,7 +334,7 @@ class TimeSeries(kydb.DbObj):
             except (FileNotFoundError, KeyError):
                 pass  # it was not written, or another writer has deleted it
             except Exception as error:  # an orphan costs space only, and what failed before must be told
-                print(f"chunk {chunk['key']} of {self.key} could not be deleted: {one_line(error)}", flush=True)
+                say(f"chunk {chunk['key']} of {self.key} could not be deleted: {one_line(error)}")
 
 
 def time_series(db, key: str) -> TimeSeries:

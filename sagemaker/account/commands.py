@@ -1,4 +1,4 @@
-"""The commands of an account: setup, doctor, schedule, clean."""
+"""The commands of an account: push, setup, doctor, schedule, clean."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -15,6 +15,7 @@ from account.doctor import OK, WRONG, Finding, examined, told
 from account.template import Access, account_template, endpoints, permissions, template_text
 from build import build_training_request, build_tuning_request, read_yaml
 from console import print_json, print_table, remark, say
+from image import refuse_wrong_platform
 from ml.errors import UserError
 from options import SETTINGS_FILES, json_option, place_options, request_argument, request_options
 from place.aws import AwsPlace
@@ -36,7 +37,7 @@ _SEARCH = {"max_jobs": None, "max_parallel": None, "strategy": None, "parents": 
 
 def add_commands(main: click.Group) -> None:
     """Adds the commands to the launcher's."""
-    for command in (setup, doctor, schedule, clean):
+    for command in (push, setup, doctor, schedule, clean):
         main.add_command(command)
 
 
@@ -254,7 +255,27 @@ def delete_schedule(name, **options):
     say(f"the schedule {name} is deleted")
 
 
-# clean
+# push, clean
+
+
+@click.command()
+@click.option("--image", default="position-trainer", show_default=True, help="Image on this machine.")
+@click.option("--repository", default="position-trainer", show_default=True, help="ECR repository; made if missing.")
+@json_option
+@place_options
+@click.pass_context
+def push(context: click.Context, image: str, repository: str, as_json: bool, **options: Any) -> None:
+    """Push the image to ECR, print the URI that --image takes, and keep it in the settings file that is in use.
+
+    An image without a tag gets one from its content, so that what a job ran can be told for good.
+    """
+    refuse_wrong_platform(image)
+    uri = AwsPlace(options["runs"], options["region"]).push(image, repository)
+    remember_image(context, uri)
+    if as_json:
+        print_json({"TrainingImage": uri})
+    else:
+        say(uri)
 
 
 @click.command()

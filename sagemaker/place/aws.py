@@ -20,6 +20,7 @@ import rules
 from account.doctor import WRONG, examined, told
 from archive import unpack
 from instances import instance_types
+from members import ALONE, Pack
 from ml.errors import UserError
 from place import cost, inputs, warm_start
 from place.base import FINAL, Listing, NoSuchJob, Upload
@@ -314,8 +315,8 @@ class AwsPlace:
 
     # Tuning jobs
 
-    def start_tuning(self, request: dict[str, Any], model_db: str = "") -> str:
-        """Starts a tuning job and returns its name; SageMaker's record has no room for `model_db`."""
+    def start_tuning(self, request: dict[str, Any], model_db: str = "", pack: Pack = ALONE) -> str:
+        """Starts a tuning job and returns its name; SageMaker has no room for `model_db`, and starts a job a trial."""
         self.client("sagemaker").create_hyper_parameter_tuning_job(**request)
         return request["HyperParameterTuningJobName"]
 

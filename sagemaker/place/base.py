@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from members import ALONE, Pack
 from ml.errors import UserError
 from request import FIRST_HOST
 
@@ -131,12 +132,13 @@ class Place(Protocol):
         """The training and tuning jobs of the place, the newest first; trials are not among them."""
         ...
 
-    def start_tuning(self, request: Record, model_db: str) -> str:
+    def start_tuning(self, request: Record, model_db: str, pack: Pack = ALONE) -> str:
         """Starts a tuning job from a checked CreateHyperParameterTuningJob request; returns its name.
 
         Args:
             request: the request.
             model_db: where `publish --best` publishes to; kept where the place has its own search.
+            pack: how trials are trained together; in jobs of several only where the place has its own search.
         """
         ...
 
@@ -167,11 +169,16 @@ class Place(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A training or tuning job in its place."""
+    """A training or tuning job in its place.
+
+    Attributes:
+        member: the number of the network that is meant, where the job trains a population and one was named.
+    """
 
     place: Place
     name: str
     tuning: bool
+    member: int | None = None
 
     @property
     def kind(self) -> str:

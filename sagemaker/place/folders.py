@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from members import SUMMARISED, count_members, trials_of_members
 from ml.errors import UserError
 from place.base import FINAL, Listing, NoSuchJob, status_of
 from place.engine import EngineSilent, remove_all, running_containers
 from place.hosts import folder_of_host
-from place.outcome import measured_values, outcome_of
+from place.outcome import measured_values, outcome_of, read_metrics
 from place.record import (
     LOG,
     RECORD,
@@ -27,15 +28,6 @@ from place.record import (
 from request import FIRST_HOST, objective_of, ranges_of
 
 POLL_SECONDS = 0.2
-
-_SUMMARISED = (
-    "TrainingJobName",
-    "TrainingJobStatus",
-    "CreationTime",
-    "TrainingStartTime",
-    "TrainingEndTime",
-    "FailureReason",
-)
 
 
 class JobFolders:
@@ -176,8 +168,6 @@ class JobFolders:
         The objective of a running trial is its latest value. A trial whose record is damaged is Failed.
         """
         tuning = read_record(self.folder(name) / TUNING_RECORD)
-        metric, _ = objective_of(tuning)
-        tuned = [entry["Name"] for _, entry in ranges_of(tuning)]
         found = []
         for path in sorted(self.runs.glob(f"{name}-*/{RECORD}")):
             try:
@@ -188,12 +178,25 @@ class JobFolders:
                 continue
             if not is_trial_of(record, tuning):
                 continue
-            trial = {key: record[key] for key in _SUMMARISED if key in record}
-            trial["TunedHyperParameters"] = {key: record["HyperParameters"][key] for key in tuned}
+            found += self.trials_of(record, tuning)
+        return found
+
+    def trials_of(self, record: dict[str, Any], tuning: dict[str, Any]) -> list[dict[str, Any]]:
+        """The trials that a job of a tuning job trains: itself, or the members of its population."""
+        metric, _ = objective_of(tuning)
+        parameters, summary = record["HyperParameters"], {key: record[key] for key in SUMMARISED if key in record}
+        if tuning.get("Pack", 1) > 1 and count_members(parameters) > 1:
+            metrics = read_metrics(self.folder(record["TrainingJobName"]) / "model")
+            found = trials_of_members(summary, parameters, metrics, metric)
+        else:
             values = self.metric_values(record, metric)
             if values and math.isfinite(values[-1]):
-                trial["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": values[-1]}
-            found.append(trial)
+                summary["FinalHyperParameterTuningJobObjectiveMetric"] = {"MetricName": metric, "Value": values[-1]}
+            found = [summary]
+        names = [entry["Name"] for _, entry in ranges_of(tuning)]
+        for trial in found:
+            values = parameters | trial.get("TunedHyperParameters", {})
+            trial["TunedHyperParameters"] = {name: values[name] for name in names}
         return found
 
 

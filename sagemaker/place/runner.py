@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "container"))
 
+from ml.log import say
 from place import engine
 from place.hosts import HOSTS, folder_of_host, host_names_in, merge
 from place.outcome import failure_of, final_metrics
@@ -39,6 +40,7 @@ class _JobRun:
         self._record = read_record(folder / RECORD)
         self._processes = list[subprocess.Popen]()  # in the order of the hosts
         self._stopped_because = ""  # SecondaryStatus of a job that was stopped
+        self._unsaved = False  # whether the disk refused the record
         self._failed_at = float("inf")  # when a host failed first, and the others still ran
         self._failed: int | None = None  # index of the host that failed first, unless the job was stopped before
         signal.signal(signal.SIGTERM, lambda *_: self._ask_to_stop("Stopped"))
@@ -49,7 +51,7 @@ class _JobRun:
     def run(self) -> None:
         """Starts the job, waits for its end, and writes down what it came to."""
         self._record |= {"SecondaryStatus": "Training", "TrainingStartTime": now(), "RunnerPid": os.getpid()}
-        write_record(self._folder / RECORD, self._record)
+        self._save()
         reason = self._start()
         if reason:
             signal_job(self._record, signal.SIGKILL)
@@ -81,14 +83,27 @@ class _JobRun:
                         pass_fds=[self._lock],
                     )
             except OSError as error:
+                if str(error.filename).endswith(LOG):
+                    return f"ClientError: {error.filename} cannot be opened: {error.strerror}"
                 return (
                     f"ClientError: {host['Command'][0]} cannot be started: {error.strerror}; "
                     "install requirements.txt beside sagemaker/requirements.txt"
                 )
             self._processes.append(process)
             host["JobPid"] = process.pid
-            write_record(self._folder / RECORD, record)
+            self._save()
         return ""
+
+    def _save(self) -> None:
+        """Writes the record; where the disk refuses, the job goes on, and it is tried again while the job runs."""
+        try:
+            write_record(self._folder / RECORD, self._record)
+            self._unsaved = False
+        except OSError as error:
+            if not self._unsaved:
+                with contextlib.suppress(OSError):  # the log may be on the same full disk
+                    say(f"the job's record cannot be written, and the job goes on: {error}", stream=sys.stderr)
+            self._unsaved = True
 
     def _wait(self) -> list[int]:
         """The hosts' exit codes, once they and all that they started have ended, or had to be ended.
@@ -109,16 +124,16 @@ class _JobRun:
             if not running and not left_behind:
                 return [code for code in codes if code is not None]
             elapsed = time.monotonic() - started
+            if self._unsaved:
+                self._save()
             if running and self._failed is None and not self._stopped_because and any(codes):
                 self._note_failure(codes, elapsed)
             if elapsed > limit and not self._stopped_because:
                 self._ask_to_stop("MaxRuntimeExceeded")
             if self._stopped_because and not asked:
                 asked, kill_at = True, elapsed + _STOP_SECONDS
-                write_record(
-                    self._folder / RECORD,
-                    self._record | {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"},
-                )
+                self._record |= {"TrainingJobStatus": "Stopping", "SecondaryStatus": "Stopping"}
+                self._save()
                 signal_job(self._record, signal.SIGTERM)
             if running and elapsed > self._failed_at + _NOTICE_SECONDS and not asked_others:
                 asked_others, kill_at = True, min(kill_at, elapsed + _END_SECONDS)
@@ -171,7 +186,7 @@ class _JobRun:
                 "SecondaryStatus": "Failed",
                 "FailureReason": reason or self._failure_reason(failed or 0),
             }
-        write_record(folder / RECORD, record)
+        self._save()
 
     def _failure_reason(self, failed: int) -> str:
         """In SageMaker's form: a class of error, the message with the hosts of several that it is of, the exit code."""
@@ -230,7 +245,12 @@ def _descendants() -> list[int]:
 
 def main() -> None:
     """Runs the job in the folder that the command line names."""
-    _JobRun(Path(sys.argv[1]), int(sys.argv[2])).run()
+    folder, lock = Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        run = _JobRun(folder, lock)
+    except OSError as error:
+        sys.exit(f"the job was not started: {error}")
+    run.run()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import abc
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from console import remark
+from members import ALONE, Pack
 from ml.errors import UserError
 from place import inputs, staging, warm_start
 from place.base import FINAL
@@ -36,12 +38,13 @@ class TuningFolders(JobFolders, abc.ABC):
     def stop(self, name: str) -> None:
         """Asks a training job to end."""
 
-    def start_tuning(self, request: dict[str, Any], model_db: str) -> str:
+    def start_tuning(self, request: dict[str, Any], model_db: str, pack: Pack = ALONE) -> str:
         """Starts a tuning job and returns its name.
 
         Args:
             request: a checked CreateHyperParameterTuningJob request.
             model_db: where `publish --best` publishes to; trials publish nothing.
+            pack: how trials are trained together.
 
         Raises:
             UserError: the name is taken, a channel cannot be read, or a job to learn from is not here.
@@ -62,6 +65,8 @@ class TuningFolders(JobFolders, abc.ABC):
                 "RandomSeed": seed,
                 "SearchId": uuid.uuid4().hex,
                 "ModelDb": model_db,
+                "Pack": pack.size,
+                "Halving": pack.halving,
                 "DockerNetwork": self.network,
             }
             write_record(start.folder / TUNING_RECORD, record)
@@ -76,7 +81,8 @@ class TuningFolders(JobFolders, abc.ABC):
 
     def _refuse_names_of_others(self, name: str) -> None:
         """Refuses a search whose trials would be called as jobs are that are here already."""
-        taken = [path for path in self.runs.glob(f"{name}-*") if path.name.removeprefix(f"{name}-").isdecimal()]
+        own = re.compile(re.escape(name) + r"-\d+(-\d+)?")  # the second number is a member's
+        taken = [path for path in self.runs.glob(f"{name}-*") if own.fullmatch(path.name)]
         if taken:
             raise UserError(
                 f"there is a job {min(taken).name} already, in {min(taken)}, and the trials of {name} would have "

@@ -139,7 +139,7 @@ MISTAKES = {
     "no moment of UTC": ({"end_date": "9999-12-31T23:59-05:00"}, "end_date must be a date such as 2020-06-01"),
     "a step size that diverges": (
         {"optimizer": "sgd", "learning_rate": 100, "weight_decay": 1, "warmup_steps": 0, "monitor": "val_accuracy"},
-        "training diverged: the loss is no number any more",
+        "training diverged: the loss is not a finite number",
     ),
     "no rows between the dates": ({"end_date": "2001-01-01"}, "has no rows; check start_date and end_date"),
 }

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
-ERRORS = {"write": "ENOSPC", "fsync": "EIO", "openat": "ENOSPC", "rename": "EROFS", "mkdir": "ENOSPC"}
+ERRORS = {
+    "write": "ENOSPC",
+    "fsync": "EIO",
+    "openat": "ENOSPC",
+    "rename": "EROFS",
+    "mkdir": "ENOSPC",
+    "unlink": "EROFS",
+}
 
 
 def failing_calls(script: str, folder: Path, prepare, syscalls=tuple(ERRORS)) -> Iterator[tuple[str, int, str, str]]:

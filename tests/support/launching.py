@@ -27,6 +27,20 @@ from ml.platform.job import base_folder
 from ml.deliver.results import metrics_of, write_metrics
 from ml.metrics import metric_line, performance_line, rounded
 
+def population(parameters):
+    """The members: the best has a dropout of 0.3; one whose seed is 0 diverges; halving leaves the best alone."""
+    points = json.loads(parameters.get("points", "[]"))
+    count = int(parameters.get("population", "1"))
+    if count > 1:
+        ranges = json.loads(parameters["ranges"])["ContinuousParameterRanges"]
+        bounds = [(each["Name"], float(each["MinValue"]), float(each["MaxValue"])) for each in ranges]
+        points = [{name: low + (high - low) * i / count for name, low, high in bounds} for i in range(count)]
+    accuracies = [1 - abs(float(point.get("dropout", 0.2)) - 0.3) for point in points]
+    return [{"member": i, "settings": point, "epochs": 3, "best_epoch": 3, "metrics": {"best_val_accuracy": accuracy},
+             "status": "Diverged" if str(point.get("seed")) == "0" else
+                       "Pruned" if "halving" in parameters and accuracy < max(accuracies) else "Completed"}
+            for i, (point, accuracy) in enumerate(zip(points, accuracies))]
+
 def main():
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
@@ -36,6 +50,10 @@ def main():
         (base / "output" / "failure").write_text("sgd is not for me")
         raise RuntimeError("sgd")
     epochs, dropout, history = int(parameters["epochs"]), parameters.get("dropout", "0.2"), []
+    members = population(parameters)
+    kept = max(members, key=lambda each: (each["status"] == "Completed", each["metrics"]["best_val_accuracy"])) \\
+        if members else {}
+    dropout = str(kept.get("settings", {}).get("dropout", dropout))
     for epoch in range(1, epochs + 1):
         if stop:
             break
@@ -54,7 +72,8 @@ def main():
     write_json(base / "model" / "metrics.json", {
         "epochs": [{"epoch": epoch} | values for epoch, values in enumerate(history, 1)],
         "best_epoch": len(history), "best": history[-1] if history else {},
-        "performance": {"metrics": once} | verdicts, "folds": [{}] * int(parameters.get("folds", "1"))})
+        "performance": {"metrics": once} | verdicts, "folds": [{}] * int(parameters.get("folds", "1"))}
+        | ({"population": members, "member": kept["member"]} if members else {}))
     (base / "output" / "data" / "report.html").write_text("<!doctype html>")
     (base / "output" / "data" / "seen.json").write_text(json.dumps({
         "parameters": parameters, "cores": len(os.sched_getaffinity(0)), "job": os.environ["TRAINING_JOB_NAME"],

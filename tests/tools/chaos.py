@@ -1,6 +1,7 @@
 """Kills real jobs at random moments and compares what they end with: the same weights, bit for bit.
 
 make chaos N=200
+make chaos N=200 ARGS=--universe          jobs on three instruments with gaps
 
 A chain is one job that is killed (SIGKILL) several times, each time at a random moment after its start, from
 the import to the writing of the model, and then left to end on the same checkpoints folder.
@@ -15,9 +16,10 @@ import time
 from pathlib import Path
 
 import h5py
+import pandas as pd
 
 from job_folder import JobFolder
-from ml.data.sample_market import sample_market
+from ml.data.sample_market import sample_market, sample_universe
 
 SETTINGS = {
     "lookback": 60,
@@ -52,16 +54,23 @@ def kill(process: subprocess.Popen, job: JobFolder) -> None:
 
 
 def chain(
-    expected: dict[str, bytes], seconds: float, kills: int, seed: int, folder: Path, market, image: str | None
+    expected: dict[str, bytes],
+    seconds: float,
+    kills: int,
+    seed: int,
+    folder: Path,
+    files: dict[str, pd.DataFrame],
+    image: str | None,
 ) -> list[float]:
     """Kills one job so many times and lets it end; the moments, in seconds after each start.
 
     Args:
         expected: the weights of an uninterrupted job.
         seconds: which that took.
+        files: of prices.
     """
     moments, chance = [], random.Random(seed)
-    job = JobFolder(folder, SETTINGS, channel={"p.parquet": market}, checkpoints=True, image=image)
+    job = JobFolder(folder, SETTINGS, channel=files, checkpoints=True, image=image)
     while len(moments) < kills:
         process = job.start()
         moment = chance.uniform(0, 1.1 * seconds)
@@ -80,19 +89,28 @@ def chain(
     return moments
 
 
-def run(kills: int, chains: int, seed: int, image: str | None = None) -> int:
+def universe() -> dict[str, pd.DataFrame]:
+    """Three instruments' files; each lacks a week at a place of its own."""
+    week = 7 * 1440
+    return {
+        f"{name}.parquet": market.drop(market.index[1500 + 100 * number : 1500 + 100 * number + week])
+        for number, (name, market) in enumerate(sample_universe(3, week + 3500, seed=3))
+    }
+
+
+def run(kills: int, chains: int, seed: int, image: str | None = None, *, of_universe: bool = False) -> int:
     """Kills jobs so many times in so many chains; returns how many kills were survived bit for bit."""
-    market = sample_market(rows=6000, seed=3)
+    files = universe() if of_universe else {"p.parquet": sample_market(rows=6000, seed=3)}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        whole = JobFolder(folder / "whole", SETTINGS, channel={"p.parquet": market}, image=image)
+        whole = JobFolder(folder / "whole", SETTINGS, channel=files, image=image)
         began = time.monotonic()
         assert whole.run() == 0, whole.errors
         seconds, expected = time.monotonic() - began, weights_of(whole)
         done = 0
         for number in range(chains):
             share = kills * (number + 1) // chains - kills * number // chains
-            moments = chain(expected, seconds, share, seed + number, folder / f"chain-{number}", market, image)
+            moments = chain(expected, seconds, share, seed + number, folder / f"chain-{number}", files, image)
             done += len(moments)
             print(
                 f"{'docker' if image else 'process'}, seed {seed + number}: the same weights after kills at "
@@ -106,11 +124,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=200, help="kills")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--universe", action="store_true", help="jobs on three instruments with gaps")
     parser.add_argument("--image", help="also in containers of it, for half of the kills")
     arguments = parser.parse_args()
     inside = arguments.n // 2 if arguments.image else 0
-    survived = run(arguments.n - inside, max(1, (arguments.n - inside) // 5), arguments.seed)
-    if inside:
-        survived += run(inside, max(1, inside // 5), arguments.seed, arguments.image)
+    survived = 0
+    for kills, image in ((arguments.n - inside, None), (inside, arguments.image)):
+        if kills:
+            survived += run(kills, max(1, kills // 5), arguments.seed, image, of_universe=arguments.universe)
     print(f"{survived} of {arguments.n} kills: the same weights, bit for bit")
     sys.exit(survived != arguments.n)

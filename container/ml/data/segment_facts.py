@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ml.data.given_positions import GivenLook, given_look
 from ml.segments import segment_bounds, valid_starts
 
 _ACROSS = 30 * 60 * 10**9  # nanoseconds between two bars that a reader wants to know of
@@ -40,6 +41,7 @@ class SegmentFacts:
         filled: stretches of the same price for hours.
         filled_rows: bars in them.
         longest_filled: the longest of them.
+        given_look: of the user's own positions, where they are seen to look further ahead than horizon.
     """
 
     max_gap: str
@@ -55,6 +57,7 @@ class SegmentFacts:
     filled: int = 0
     filled_rows: int = 0
     longest_filled: Filled | None = None
+    given_look: GivenLook | None = None
 
     def add(self, other: "SegmentFacts") -> None:
         """Adds another instrument's."""
@@ -66,12 +69,14 @@ class SegmentFacts:
         self.longest_look = max(self.longest_look, other.longest_look)
         stretches = [each for each in (self.longest_filled, other.longest_filled) if each]
         self.longest_filled = max(stretches, default=None)
+        self.given_look = max((each for each in (self.given_look, other.given_look) if each), default=None)
 
     def as_json(self) -> dict[str, Any]:
         """As job.json keeps them, with the shares that the log tells."""
         longest = self.longest_filled._asdict() if self.longest_filled else None
         return dataclasses.asdict(self) | {
             "longest_filled": longest,
+            "given_look": self.given_look._asdict() if self.given_look else None,
             "share_windows_across": _share(self.windows_across, self.windows),
             "share_windows_flat": _share(self.windows_flat, self.windows),
             "share_labels_across": _share(self.labels_across, self.labels) if self.labels else None,
@@ -102,6 +107,8 @@ class SegmentFacts:
                 f"bars); {self.filled:,} such stretch{'' if self.filled == 1 else 'es'} of hours, "
                 f"{self.filled_rows:,} bars in all, as filling a history forward leaves them"
             )
+        if self.given_look:
+            found.append(self.given_look.line())
         return found
 
 
@@ -111,7 +118,7 @@ def segment_facts(history: pd.DataFrame, lookback: int, horizon: int, max_gap: s
     Args:
         history: mid, before its labels are computed, indexed by time.
         lookback: bars of a window.
-        horizon: bars that a computed label looks ahead.
+        horizon: bars that a label looks ahead.
         max_gap: longest time between two bars of a segment.
         symbol: the instrument's name.
     """
@@ -138,6 +145,8 @@ def segment_facts(history: pd.DataFrame, lookback: int, horizon: int, max_gap: s
         facts.labels = len(at)
         facts.labels_across = int(np.count_nonzero(reached[at + look] > reached[at]))
         facts.longest_look = float((times[at + look] - times[at]).max() / 60e9) if len(at) else 0.0
+    if not look:
+        facts.given_look = given_look(history, horizon, symbol)
     _count_filled(facts, history, times, moved, symbol)
     return facts
 

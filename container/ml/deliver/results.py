@@ -34,6 +34,7 @@ class Data(TypedDict):
         buy_share: share of the rows labelled buy.
         train_rows, validation_rows: rows of the two parts.
         sha256: of the history.
+        instruments: of several, by name, the rows and sha256 of each; there where there are several.
     """
 
     rows: int
@@ -44,6 +45,7 @@ class Data(TypedDict):
     train_rows: int
     validation_rows: int
     sha256: str
+    instruments: NotRequired[dict[str, dict[str, Any]]]
 
 
 class JobRecord(TypedDict):

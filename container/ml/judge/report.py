@@ -179,7 +179,7 @@ def _figures(metrics, history: pd.DataFrame, performance: Performance) -> Iterat
     for which, symbol in shown.items():
         rows = frame[frame["symbol"] == symbol]
         first = stretches(len(rows))[-1] // 2
-        yield _position(f"position_{which}", rows.iloc[first : first + _STRETCH], bar, f"{which}: {symbol[:_NAME]}, ")
+        yield _position(f"position_{which}", rows.iloc[first : first + _STRETCH], bar, f"{which}: {symbol[:_NAME]}")
     followed = [MODEL, performance.best_baseline, HOLDING]
     yield _profit("profit", "Profit of following the prediction", performance, followed)
     yield _profit("profit_optimal", "The same beside the optimal position", performance, [*followed, OPTIMAL])
@@ -255,7 +255,9 @@ def _accuracy(metrics, performance: Performance):
 def _position(name: str, part: pd.DataFrame, bar: pd.Timedelta, whose: str = ""):
     style = "%Y-%m-%d" if part.index[-1] - part.index[0] > DAY else moment_format(bar)
     first, last = (f"{moment:{style}}" for moment in (part.index[0], part.index[-1]))
-    price, bands = chart(f"{whose}{first} to {last}", y="price", nrows=2, sharex=True, height_ratios=(4, 1))
+    when = f"{first} to {last}"
+    # Each on a line of its own: together they are wider than the picture.
+    price, bands = chart(f"{whose}\n{when}" if whose else when, y="price", nrows=2, sharex=True, height_ratios=(4, 1))
     price.plot(part.index, part["mid"], color=GREY, linewidth=0.8)
     number_ticks(price.yaxis)
     for level, column, color, label in (
@@ -278,7 +280,7 @@ def _position(name: str, part: pd.DataFrame, bar: pd.Timedelta, whose: str = "")
     bands.set_xlim(part.index[0], part.index[-1])
     date_ticks(bands.xaxis)
     legend(price.figure, 2)
-    return name, "positions", f"Optimal position and prediction, {whose}{first} to {last}", price.figure
+    return name, "positions", f"Optimal position and prediction, {f'{whose}, ' if whose else ''}{when}", price.figure
 
 
 def _profit(name: str, title: str, performance: Performance, shown: list[str]):

@@ -68,7 +68,7 @@ def profit_verdict(profit: Estimate, bootstrap: Bootstrap, bar: pd.Timedelta, un
     )
     how = "with one unit" if unit == PRICE_UNITS else "in every instrument"
     value, *ends = amounts(profit, "+")
-    return f"Following it {how}, spread paid, came to {value} {unit} ({_evidence(ends, bootstrap, bar)}): {finding}."
+    return f"Following it {how}, spread paid, earned {value} {unit} ({_evidence(ends, bootstrap, bar)}): {finding}."
 
 
 def _evidence(ends: Sequence[str], bootstrap: Bootstrap, bar: pd.Timedelta) -> str:

@@ -1,5 +1,5 @@
-"""The checkpoints of jobs in a folder: written so that a kill at any moment leaves a whole one, found by what they
-are of.
+"""The checkpoints of jobs in a folder: written so that a kill at any moment leaves a whole one, and found by the
+training that they belong to.
 
 Each job writes in a subfolder of its own name, so that jobs that share a folder or an S3 prefix delete nothing of each
 other's. A job goes on from the furthest checkpoint of the same training, whatever the name of the job that wrote it.
@@ -64,12 +64,15 @@ class CheckpointFolder:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         sync_folder(self._folder)
         regular = [path for _, path in _checkpoints_in(self._folder) if path.is_file() and not path.is_symlink()]
         for path in regular[:-_KEPT]:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it costs space, and the next one tries again
+                path.unlink(missing_ok=True)
 
     def load(
         self,

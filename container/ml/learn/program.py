@@ -117,7 +117,8 @@ class _Batches:
     def batch(self, step):
         """Of a batch's windows the start rows, the places in it, and whether they count."""
         rows = tf.range(self.size)
-        return self._starts[step], rows, step * self.size + rows < self._windows
+        counted = tf.cast(step, self._start_type) * self.size + tf.cast(rows, self._start_type) < self._windows
+        return self._starts[step], rows, counted
 
 
 class _Pace:

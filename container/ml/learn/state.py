@@ -109,7 +109,7 @@ class TrainingState:
             raise ValueError("its arrays are not numbers")
         progress = checkpoint.progress
         if not self._can_be(progress):
-            raise ValueError("its progress is none of this training")
+            raise ValueError("its progress does not fit this training")
         if (progress["epoch"], progress["step"]) > (self._epochs, 0):
             raise UserError(
                 f"the checkpoint is of a longer training, in epoch {progress['epoch'] + 1}, and epochs is "

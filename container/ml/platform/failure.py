@@ -9,7 +9,7 @@ from sagemaker_training.errors import ClientError
 
 from ml.errors import UserError, printable
 from ml.files import write_whole
-from ml.log import say
+from ml.log import quoted, say
 
 FAILURE_CHARACTERS = 1024  # SageMaker's FailureReason takes that many of output/failure
 
@@ -53,7 +53,7 @@ def failures_reported(base: Path):
                 write_whole(path, text[:FAILURE_CHARACTERS])
         message = text.splitlines()[0] if text.strip() else "the job failed and gave no reason"
         say(f"error: {message}", stream=sys.stderr)
-        raise JobFailed(message) from None
+        raise JobFailed(quoted(message)) from None  # the toolkit logs it once more
 
 
 def _text(error: BaseException) -> str:
@@ -63,7 +63,8 @@ def _text(error: BaseException) -> str:
     if isinstance(error, ScriptFailed):
         room = FAILURE_CHARACTERS - len(str(error)) - 1
         return f"{error}\n{error.details[-room:]}" if room > 0 else str(error)
-    traceback.print_exception(error)
+    for line in "".join(traceback.format_exception(error)).splitlines():  # a message in it may look like a metric
+        say(line, stream=sys.stderr)
     message = printable(f"{type(error).__name__}: {error}").rstrip(": ")
     return f"{message}\n{_last_frames(error, FAILURE_CHARACTERS - len(message) - 1)}".rstrip()
 

@@ -53,7 +53,7 @@ def test_verdicts_count_bars_by_their_length_and_profits_by_their_digits():
         as_json = found.as_json()
         assert as_json["block_bars"] * as_json["bar_seconds"] == as_json["block_minutes"] * 60 >= 86_400
         profit = found.trading[MODEL]["pnl"].value
-        (text,) = re.findall(r"came to ([-+]0\.0\d+) price units", found.profit_verdict)
+        (text,) = re.findall(r"earned ([-+]0\.0\d+) price units", found.profit_verdict)
         assert float(text) == pytest.approx(profit, rel=1e-3)
     assert "3,500 held-out seconds" in said[pd.Timedelta(seconds=1)]
     assert "3,500 held-out bars of 5 minutes" in said[pd.Timedelta(minutes=5)]

@@ -250,7 +250,7 @@ def test_a_training_that_diverges_later_keeps_its_best_epoch(monitor, monkeypatc
 
     monkeypatch.setattr(trainer, "_epoch_parts", poisoned)
     result = trainer.fit(report=lambda line, **_: lines.append(line))
-    assert lines[-1] == "stopping early: the loss is no number any more"
+    assert lines[-1] == "stopping early: the loss is not a finite number"
     assert len(result.history) == 3 and np.isnan(result.history[2]["loss"])
     assert result.best_epoch in (1, 2) and all(np.isfinite(weight).all() for weight in model.get_weights())
 

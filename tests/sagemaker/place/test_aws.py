@@ -181,6 +181,50 @@ def test_train_sends_the_request_uploads_the_prices_and_collects_the_results(clo
     assert kydb.connect(url)["/ml/models/fx_btc_jpy_model.h5"] == H5
 
 
+def test_in_one_job_a_tuning_request_is_a_training_job_whose_members_are_shown(cloud, launch, tmp_path):
+    (tmp_path / "a.csv").write_text("dt,mid\n")
+    options = ["--on", "aws", *ACCOUNT, "--no-check", "--prices", tmp_path / "a.csv"]
+    code, _, err = launch("tune", "--in-one-job", *options, "--name", "one", "--max-jobs", 2, "--detach")
+    assert code == 0, err
+    sent = boto3.client("sagemaker").describe_training_job(TrainingJobName="one")
+    assert sent["HyperParameters"]["population"] == "2"
+    members = [
+        {"member": number, "settings": {"nodes": nodes}, "status": "Completed", "epochs": 3, "best_epoch": 3}
+        | {"metrics": {"best_val_accuracy": accuracy}}
+        for number, (nodes, accuracy) in enumerate([(16, 0.6), (32, 0.7)])
+    ]
+    metrics = {"best_epoch": 3, "best": {}, "epochs": [], "member": 1, "population": members}
+    key = sent["ModelArtifacts"]["S3ModelArtifacts"].removeprefix("s3://prices/")
+    put(key, archive(**{"fx_btc_jpy_model.h5": H5, "metrics.json": json.dumps(metrics).encode()}))
+    put("position-trainer/jobs/one/output/output.tar.gz", archive(**{"a": b""}))
+    code, out, err = launch("status", "one", "--collect")
+    assert code == 0, err
+    rows = [line.split("\t") for line in out.splitlines() if line.endswith(("one-0", "one-1"))]
+    assert [(row[2], row[4], row[-1]) for row in rows] == [("0.7", "32", "one-1"), ("0.6", "16", "one-0")]
+    assert f"page: {tmp_path / 'runs' / 'one' / 'leaderboard.html'}" in out
+    assert "nodes\t32" in launch("best", "one")[1]
+    url = f"files:/{tmp_path / 'kydb'}"
+    code, _, err = launch("publish", "--best", "one", "--model-db", url)
+    assert code == 0, err
+    assert kydb.connect(url)["/ml/models/fx_btc_jpy_model.h5"] == H5
+    code, _, err = launch("publish", "one-0", "--model-db", url)
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        "error: one-0 has no model: one trained it with others and keeps the model of the best, one-1, alone; this "
+        "trains it by itself: python sagemaker/launch.py train --on aws --member one-0",
+    )
+    code, out, err = launch("train", "--on", "aws", "--member", "one-0", "--dry-run")
+    assert code == 0, err
+    alone = yaml.safe_load(out)
+    assert alone["HyperParameters"] == {
+        "epochs": "3",
+        "longest_lookback": "720",
+        "monitor": "val_accuracy",
+        "nodes": "16",
+    }
+    assert alone["InputDataConfig"] == sent["InputDataConfig"] and alone["RoleArn"] == ROLE
+
+
 def test_an_empty_folder_of_prices_starts_nothing(cloud, launch, tmp_path):
     code, _, err = launch("train", "--on", "aws", *ACCOUNT, "--name", "one", "--prices", tmp_path)
     assert (code, err) == (1, f"error: {tmp_path} holds no files\n")
@@ -349,7 +393,7 @@ def test_push_makes_the_repository_logs_in_and_pushes(cloud, launch, tmp_path, m
     )
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr("launch.refuse_wrong_platform", lambda _image: None)  # has tests of its own
+    monkeypatch.setattr("account.commands.refuse_wrong_platform", lambda _image: None)  # has tests of its own
     code, out, err = launch("push", "--image", "position-trainer:2", "--repository", "mine")
     assert code == 0, err
     uri = out.strip()

@@ -40,6 +40,13 @@ def test_a_search_refuses_names_that_a_job_of_the_users_has(launch):
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
 
 
+def test_a_search_refuses_the_names_that_its_members_would_have(tmp_path):
+    (tmp_path / "S-001-3").mkdir()
+    with pytest.raises(UserError, match="there is a job S-001-3 already"):
+        LocalPlace(tmp_path).start_tuning({"HyperParameterTuningJobName": "S"}, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["S-001-3"]
+
+
 def test_a_search_that_meets_a_job_of_the_users_leaves_it_alone(launch):
     launch("tune", *launch.stub, *SLOW, "--name", "S", "--max-jobs", 2, "--detach")
     launch.wait_for(lambda: b"epoch=1/" in (launch.runs / "S-001" / "job.log").read_bytes())
@@ -257,3 +264,16 @@ def test_a_script_gets_no_preset_that_nobody_gave(launch, tmp_path):
     assert request["HyperParameters"] == {"epochs": "3", "sagemaker_program": "mine.py"}
     request = json.loads(launch("train", *launch.stub, *script, "--set", "preset=default"))
     assert request["HyperParameters"]["preset"] == "default"
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_script_gets_none_of_a_shipped_requests_settings(launch, tmp_path, command):
+    prices = tmp_path / "prices.csv"
+    prices.write_text("dt,mid\n")
+    script = [f"--prices={prices}", "--set", "sagemaker_program=mine.py", "--dry-run", "--json"]
+    given = {"sagemaker_program": "mine.py"}
+    for more in ({}, {"epochs": "7", "preset": "default"}):
+        values = [text for name, value in more.items() for text in ("--set", f"{name}={value}")]
+        request = json.loads(launch(command, *script, *values))
+        job = request.get("TrainingJobDefinition", request)
+        assert job["HyperParameters" if command == "train" else "StaticHyperParameters"] == given | more

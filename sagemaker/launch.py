@@ -130,9 +130,7 @@ def train(request_file: Path, **options: Any) -> None:
     if _check_and_upload(request, place, options):
         job = Job(place, place.start(request), tuning=False)
         if len(hosts := host_names(request)) > 1:
-            remark(
-                f"{len(hosts)} hosts: the log is {hosts[0]}'s; another's is told by logs {job.name} --host {hosts[-1]}"
-            )
+            remark(f"{len(hosts)} hosts: the log is {hosts[0]}'s; another's: logs {job.name} --host {hosts[-1]}")
         _go_on_with(job, options)
 
 

@@ -290,5 +290,12 @@ class LocalPlace(TuningFolders):
 
 
 def host_entry(host: Host, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """A host as a record has it."""
-    return {"HostName": host.name, "Cores": host.cores, "Command": command, "CommandEnvironment": environment}
+    """A host as a record has it before it is started."""
+    return {
+        "HostName": host.name,
+        "Cores": host.cores,
+        "Command": command,
+        "CommandEnvironment": environment,
+        "JobPid": None,
+        "ExitCode": None,
+    }

@@ -114,9 +114,9 @@ def signal_job(record: dict[str, Any], number: signal.Signals, lock: Path | None
     for host in record.get(HOSTS, ()):
         if engine.signal_container(record, host["HostName"], number):
             continue
-        if "ExitCode" in host:  # its number may be another's by now
+        if host["JobPid"] is None or host["ExitCode"] is not None:  # not started, or its number may be another's by now
             continue
-        with contextlib.suppress(ProcessLookupError, KeyError):  # it has ended, or was not yet started
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             if lock is None or _holds(host["JobPid"], lock):
                 os.killpg(host["JobPid"], number)
 

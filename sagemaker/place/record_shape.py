@@ -21,6 +21,10 @@ def _is_count(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_count_or_none(value: Any) -> bool:
+    return value is None or _is_count(value)
+
+
 def _is_number(value: Any) -> bool:
     return value is None or type(value) in (int, float)  # JSON has null for nan
 
@@ -46,10 +50,20 @@ _RECORD = {
     **dict.fromkeys(("HyperParameterTuningJobName", "HyperParameterTuningJobStatus", "CompletionReason"), _is_text),
     **dict.fromkeys(("TuningJobName", "SearchId", "Place", "ModelDb", "DockerNetwork", "FailureReason"), _is_text),
     **dict.fromkeys(("TrainingStartTime", "TrainingEndTime", "HyperParameterTuningEndTime"), _is_time),
-    **dict.fromkeys(("RunnerPid", "JobPid", "TrainingTimeInSeconds", "ExitCode", "RandomSeed"), _is_count),
-    **dict.fromkeys(("HyperParameters", "CommandEnvironment", "ContainerLabels"), _TEXTS),
-    "Command": [_is_text],
+    **dict.fromkeys(("RunnerPid", "TrainingTimeInSeconds", "ExitCode", "RandomSeed"), _is_count),
+    **dict.fromkeys(("HyperParameters", "ContainerLabels"), _TEXTS),
     "Cores": [_is_count],
+    "ResourceConfig": {"InstanceCount": _is_count},
+    "ContainerNetwork": {"Name": _is_text},
+    "Hosts": [
+        {
+            "HostName": _is_text,
+            "Cores": [_is_count],
+            "Command": [_is_text],
+            "CommandEnvironment": _TEXTS,
+            **dict.fromkeys(("JobPid", "ExitCode"), _is_count_or_none),
+        }
+    ],
     "AlgorithmSpecification": {
         "TrainingImage": _is_text,
         "MetricDefinitions": [{"Name": _is_text, "Regex": _is_expression}],

@@ -188,7 +188,8 @@ class _JobRun:
         failed = self._failed
         if failed is None:
             failed = next((number for number, code in enumerate(codes) if code), None)
-        record["ExitCode"] = codes[failed] if failed is not None else None if reason else 0
+        if failed is not None or not reason:
+            record["ExitCode"] = 0 if failed is None else codes[failed]
         if self._stopped_because and self._failed is None:
             record |= {"TrainingJobStatus": "Stopped", "SecondaryStatus": self._stopped_because}
         elif failed is None and not reason:

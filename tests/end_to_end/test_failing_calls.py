@@ -15,6 +15,8 @@ from ml.databases import connect
 from ml.learn.checkpoints import Checkpoint, CheckpointFolder
 from ml.timeseries import time_series
 from place.folders import JobFolders
+from place.hosts import Host
+from place.local import host_entry
 from place.record import RECORD, read_record, write_record
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "sagemaker"
@@ -135,8 +137,7 @@ def test_a_runner_whose_disk_fails_sees_its_job_to_the_end_and_the_record_is_tru
         "CreationTime": "2020-01-01T00:00:00+00:00",
         "AlgorithmSpecification": {},
         "StoppingCondition": {},
-        "Command": ["/bin/sh", "-c", "touch output/success"],
-        "CommandEnvironment": {},
+        "Hosts": [host_entry(Host("algo-1", folder, [], None), ["/bin/sh", "-c", "touch output/success"], {})],
     }
 
     def prepare():

@@ -159,11 +159,11 @@ def test_a_search_that_is_killed_with_a_job_of_several_trains_the_same_points_ag
     options = [*launch.stub, "--pack", 3, "--max-jobs", 6, path]
     launch("tune", *options, "--name", "U")
     launch("tune", *options, "--env", "STUB_SECONDS=1", "--name", "S", "--detach")
-    record = launch.wait_for(lambda: launch.record("S-001")["JobPid"] and launch.record("S-001"))
+    record = launch.wait_for(lambda: launch.record("S-001")["Hosts"][0]["JobPid"] and launch.record("S-001"))
     drawn = json.loads(record["HyperParameters"]["points"])
     for pid in (launch.record("S", "tuning_job.json")["SearchPid"], record["RunnerPid"]):
         os.kill(pid, signal.SIGKILL)
-    os.killpg(record["JobPid"], signal.SIGKILL)
+    os.killpg(record["Hosts"][0]["JobPid"], signal.SIGKILL)
     launch.wait_for(lambda: "Failed" in launch("status", "S"))
     launch("tune", "--resume", "S")
     assert json.loads(launch.record("S-001")["HyperParameters"]["points"]) == drawn

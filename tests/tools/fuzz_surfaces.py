@@ -41,7 +41,17 @@ _JOB = {
     "FinalMetricDataList": [{"MetricName": "val_loss", "Value": 0.6}],
     "Place": "local",
     "RunnerPid": 2**22 + 1,
-    "JobPid": 2**22 + 2,
+    "Hosts": [
+        {
+            "HostName": "algo-1",
+            "Cores": [0],
+            "Command": ["train"],
+            "CommandEnvironment": {},
+            "JobPid": 2**22 + 2,
+            "ExitCode": 0,
+        }
+    ],
+    "ResourceConfig": {"InstanceCount": 1},
 }
 _TUNING = {
     "HyperParameterTuningJobName": "t",

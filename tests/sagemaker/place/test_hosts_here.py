@@ -221,6 +221,7 @@ def test_a_command_that_is_not_there_leaves_no_host_behind(launch, start, monkey
     place.start(request)
     record = ended(launch)
     assert record["FailureReason"].startswith("ClientError: no such program cannot be started: No such file")
+    assert place.describe("one")["TrainingJobStatus"] == "Failed"  # the record can be read
     with pytest.raises(ProcessLookupError):
         os.kill(record[HOSTS][0]["JobPid"], 0)
 
@@ -233,7 +234,7 @@ def test_a_host_that_has_ended_gets_no_signal(tmp_path):
         signal_job({HOSTS: [{"HostName": "algo-1", "JobPid": other.pid, "ExitCode": 0}]}, signal.SIGKILL)
         time.sleep(0.2)
         assert other.poll() is None
-        signal_job({HOSTS: [{"HostName": "algo-1", "JobPid": other.pid}]}, signal.SIGKILL)
+        signal_job({HOSTS: [{"HostName": "algo-1", "JobPid": other.pid, "ExitCode": None}]}, signal.SIGKILL)
         assert other.wait(timeout=10) == -signal.SIGKILL
     finally:
         other.kill()

@@ -106,7 +106,11 @@ def test_a_process_that_does_not_hold_the_jobs_lock_gets_no_signal(tmp_path):
     (tmp_path / JOB_LOCK).touch()
     other = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        signal_job({"Hosts": [{"HostName": "algo-1", "JobPid": other.pid}]}, signal.SIGKILL, tmp_path / JOB_LOCK)
+        signal_job(
+            {"Hosts": [{"HostName": "algo-1", "JobPid": other.pid, "ExitCode": None}]},
+            signal.SIGKILL,
+            tmp_path / JOB_LOCK,
+        )
         time.sleep(0.2)
         assert other.poll() is None
     finally:

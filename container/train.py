@@ -4,7 +4,9 @@ The sagemaker-training toolkit's `train` command runs `main` (SAGEMAKER_TRAINING
 own process, so that the signals SageMaker sends arrive here.
 """
 
+import dataclasses
 import functools
+from datetime import datetime
 
 import numpy as np
 
@@ -20,17 +22,21 @@ from ml.errors import UserError, one_line
 from ml.hyperparameters import parse_settings
 from ml.judge.judging import judge_models
 from ml.learn.fold_training import Places, train_fold
-from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn
+from ml.learn.folds import Fold, Outcome, Trained, folds_of, rows_of_parts, train_in_turn, train_shared_out
 from ml.learn.folds import described as described_folds
+from ml.learn.hosts import ONE_HOST, Hosts, Message, StoppedWaiting, joined
+from ml.learn.sharing import described_work
 from ml.learn.split import times_of
 from ml.log import say
-from ml.platform.failure import failures_reported
+from ml.platform.failure import end_failed, failures_reported
 from ml.platform.hardware import find_instance
 from ml.platform.job import Job, base_folder, read_job
 from ml.platform.memory import available_memory, check_memory
 from ml.platform.programs import program_folders
 from ml.platform.stop import StopSignal
 from ml.settings import Settings
+
+_NOT_BEGUN = "stopped before training began: there is no model"
 
 
 def main() -> None:
@@ -40,41 +46,69 @@ def main() -> None:
     with failures_reported(base):
         job = read_job(base)
         settings = parse_settings(job.hyperparameters, day_of_job(job.hyperparameters, job.checkpoints, job.name))
-        job.refuse_several_hosts()
-        configure_aws(settings.kydb_timeout)
-        check_folder(job.model, settings.weights)
-        target = _target(job, settings)
+        job.refuse_unlike_hosts()
+        end = functools.partial(end_failed, base)
         try:
-            if target:
-                target.check(settings, given_up=stop)
-            prices = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
-        except UserError:
-            if not stop():  # which ends the waiting for a KYDB that does not answer
-                raise
-        if stop():
-            say("stopped before training began: there is no model")
-            return
-        folds = folds_of(prices.frame, settings)
-        check_memory(settings, len(prices.frame))
-        for line in (*prices.lines, described_folds(folds)):
-            say(line)
-        data = prices.facts | rows_of_parts(folds)
-        record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
-        instance = find_instance(
-            settings.precision,
-            instance_type=job.instance_type,
-            allow_cpu=settings.allow_cpu,
-            weights=settings.weights,
-            programs=program_folders(job.checkpoints, job.name),
-        )
-        record["device"] = instance.description
-        record["hardware"] = dict(instance.facts)
-        record["programs"] = list(map(str, instance.programs))
-        say(f"device: {instance.description}")
-        places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
-        train = functools.partial(train_fold, settings, instance, record["data"]["sha256"], places, stop)
-        outcome = train_in_turn(folds, train, stop)
+            with joined(job.hosts, job.host, job.name, settings.hosts_seconds, stop, end) as hosts:
+                _train(job, _with_dates_of_first(settings, hosts), hosts, stop)
+        except StoppedWaiting:
+            say(_NOT_BEGUN)
+
+
+def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None:
+    """What each host of a job does; the first one delivers."""
+    configure_aws(settings.kydb_timeout)
+    target = _target(job, settings) if hosts.first else None
+    if hosts.first:
+        check_folder(job.model, settings.weights)
+    try:
+        if target:
+            target.check(settings, given_up=stop)
+        prices = labelled_prices(settings, job.channels, available_memory()[0], given_up=stop)
+    except UserError:
+        if not stop():  # which ends the waiting for a KYDB that does not answer
+            raise
+        prices = None
+    if hosts.any("stop", stop()) or prices is None:
+        say(_NOT_BEGUN)
+        return
+    folds = folds_of(prices.frame, settings)
+    check_memory(settings, len(prices.frame))
+    for line in (*prices.lines, described_folds(folds)):
+        say(line)
+    data = prices.facts | rows_of_parts(folds)
+    record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
+    digest = record["data"]["sha256"]
+    hosts.compare({"hyperparameters": record["settings"], "prices": digest})
+    apart = len(folds) > 1  # each fold is one host's; else all hosts train the one network
+    instance = find_instance(
+        settings.precision,
+        instance_type=job.instance_type,
+        allow_cpu=settings.allow_cpu,
+        weights=settings.weights,
+        programs=program_folders(job.checkpoints if hosts.first else None, job.name),
+        hosts=ONE_HOST if apart else hosts,
+    )
+    record["device"] = instance.description
+    record["hardware"] = dict(instance.facts)
+    record["programs"] = list(map(str, instance.programs))
+    say(f"device: {instance.description}")
+    if hosts.count > 1:
+        say(described_work(hosts, settings, len(folds), instance))
+    places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
+    asked = hosts.hearing_of_stops(stop) if apart else stop
+    train = functools.partial(train_fold, settings, instance, digest, places, asked)
+    outcome = train_shared_out(hosts, folds, train, asked) if apart else train_in_turn(folds, train, stop)
+    if outcome and hosts.first:
         _deliver(job, settings, target, folds, outcome, record, stop)
+
+
+def _with_dates_of_first(settings: Settings, hosts: Hosts) -> Settings:
+    """The settings with the first host's dates, since `-3y` may mean another day on a host that starts after midnight."""
+    dates = (settings.start_date, settings.end_date)
+    told = hosts.from_first("dates", Message([date and date.isoformat() for date in dates])).values
+    start, end = (date and datetime.fromisoformat(date) for date in told)
+    return dataclasses.replace(settings, start_date=start, end_date=end)
 
 
 def _target(job: Job, settings: Settings) -> ModelTarget | None:

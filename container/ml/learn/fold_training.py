@@ -10,6 +10,8 @@ from ml.learn.folds import Fold, Predicted, Trained
 from ml.settings import Settings
 
 if TYPE_CHECKING:
+    import keras
+
     from ml.learn.devices import Instance
 
 
@@ -95,4 +97,17 @@ def train_fold(
             raise ValueError("this training has no validation windows")
         return validation.starts + (settings.lookback - 1), trainer.probabilities()
 
+    if instance.hosts.count > 1:
+        if validation is not None and not result.stopped:
+            predict()  # while all hosts are at it, each of which predicts a part
+        model = _copied(model, settings)
     return Trained(model, result, predict)
+
+
+def _copied(model: "keras.Model", settings: Settings) -> "keras.Model":
+    """The model with weights of this process alone, which no other host needs to be asked for."""
+    from ml.learn.network import build_network
+
+    copied = build_network(settings)
+    copied.set_weights(model.get_weights())
+    return copied

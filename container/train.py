@@ -29,7 +29,7 @@ from ml.learn.sharing import described_work
 from ml.learn.split import times_of
 from ml.log import say
 from ml.platform.failure import end_failed, failures_reported
-from ml.platform.hardware import find_instance
+from ml.platform.hardware import find_instance, usable_cores
 from ml.platform.job import Job, base_folder, read_job
 from ml.platform.memory import available_memory, check_memory
 from ml.platform.programs import program_folders
@@ -94,7 +94,7 @@ def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None
     record["programs"] = list(map(str, instance.programs))
     say(f"device: {instance.description}")
     if hosts.count > 1:
-        say(described_work(hosts, settings, len(folds), instance))
+        say(described_work(hosts, settings, 0 if instance.compile_step else usable_cores()))
     places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
     asked = hosts.hearing_of_stops(stop) if apart else stop
     train = functools.partial(train_fold, settings, instance, digest, places, asked)
@@ -104,7 +104,7 @@ def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None
 
 
 def _with_dates_of_first(settings: Settings, hosts: Hosts) -> Settings:
-    """The settings with the first host's dates, since `-3y` may mean another day on a host that starts after midnight."""
+    """The settings with the first host's dates: `-3y` may mean another day on a host that starts after midnight."""
     dates = (settings.start_date, settings.end_date)
     told = hosts.from_first("dates", Message([date and date.isoformat() for date in dates])).values
     start, end = (date and datetime.fromisoformat(date) for date in told)

@@ -1,7 +1,8 @@
 """The hosts of a job: what they tell each other, what they decide together, and how the death of one ends it on all.
 
 Each host keeps one TCP connection with the first one (algo-1), over which everything of this module goes. TensorFlow's
-own connections carry gradients and nothing else. A message is JSON and arrays without pickles: reading one runs no code.
+own connections carry gradients and first weights. A message is JSON, and arrays without pickles, so that reading one
+runs no code.
 
 A process that dies closes its connection, which the others see at once; a machine that is gone falls silent, which they
 see after SILENCE seconds. Whoever sees it ends its own process from a thread, since the main one may be in a collective
@@ -98,7 +99,7 @@ class Hosts:
 
     @property
     def name(self) -> str:
-        """This host's."""
+        """The name of the one that this process is."""
         return self.names[self.number]
 
     def gathered(self, what: str, message: Message) -> list[Message]:
@@ -133,7 +134,9 @@ class Hosts:
         if self.count == 1:
             return values
         told = self.gathered(what, Message(None, {"values": values}))
-        total = sum((message.arrays["values"] for message in told[1:]), start=told[0].arrays["values"]) if told else None
+        total = (
+            sum((message.arrays["values"] for message in told[1:]), start=told[0].arrays["values"]) if told else None
+        )
         return self.from_first(what, Message(None, {} if total is None else {"values": total})).arrays["values"]
 
     def compare(self, of_each: Mapping[str, Any]) -> None:
@@ -148,6 +151,7 @@ class Hosts:
         first, *others = self.exchanged("comparison", dict(of_each))
         for name, theirs in zip(self.names[1:], others, strict=True):
             for what in (what for what in first if theirs.get(what) != first[what]):
+                self.leave()  # each host finds this out by itself and says it in its own words
                 raise UserError(
                     f"{name} has other {what} than {self.names[0]} ({theirs.get(what)} and {first[what]}), and the "
                     "hosts of a job must have the same: give every host all files (FullyReplicated), and an "
@@ -155,9 +159,9 @@ class Hosts:
                 )
 
     def shared_out(self, items: Sequence[Item]) -> list[Item]:
-        """This host's part of items that need nothing of each other, in their order; the last one is the first host's.
+        """The part of this host of items that need nothing of each other, in their order.
 
-        Each item is one host's. What comes of them is brought together by `gathered`.
+        Each is one host's, the last one the first host's. What comes of them is brought together by `gathered`.
         """
         return list(items[::-1][self.number :: self.count][::-1])
 
@@ -166,7 +170,7 @@ class Hosts:
         return lambda: self.any("stop", stop())
 
     def hearing_of_stops(self, stop: Callable[[], bool]) -> Callable[[], bool]:
-        """Whether this host or another is asked to end; for work that hosts do apart, without waiting for each other."""
+        """Whether this host or another is asked to end; for work that hosts do apart."""
 
         def asked() -> bool:
             if stop() and not self._stop_told:
@@ -179,10 +183,10 @@ class Hosts:
 
     def fail(self, error: BaseException) -> None:
         """Tells the others why this host fails; they end with the same reason."""
-        if not self._links:
+        if self._over or not self._links:
             return
         if type(error).__name__ in _OF_COLLECTIVES:
-            time.sleep(SILENCE + BEAT)  # if the reason is another host's death, that ends this process meanwhile
+            time.sleep(SILENCE + BEAT)  # where the reason is another host's death, that ends the process meanwhile
         self._over = True
         text = f"{self.name} failed: {printable(str(error) if isinstance(error, UserError) else one_line(error))}"
         self._tell_of_failure(text)
@@ -332,7 +336,8 @@ def _encoded(tag: str, message: Message) -> bytes:
     text = json.dumps({"tag": tag, "values": message.values}).encode("utf-8")
     arrays = io.BytesIO()
     if message.arrays:
-        np.savez(arrays, **dict(message.arrays))
+        named: dict[str, Any] = dict(message.arrays)
+        np.savez(arrays, **named)
     return struct.pack(">I", len(text)) + text + arrays.getvalue()
 
 

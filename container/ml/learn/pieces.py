@@ -70,7 +70,7 @@ class Pieces:
         """The sums over the windows of all hosts, from those of this one's."""
         if self._hosts.count == 1:
             return sums
-        return self._hosts.summed("sums", np.array([np.asarray(total, np.float64) for total in sums]))
+        return list(self._hosts.summed("sums", np.array([np.asarray(total, np.float64) for total in sums])))
 
     def _calls(self, order: np.ndarray) -> Iterator[np.ndarray]:
         step = 0

@@ -1,10 +1,40 @@
 """How the hosts of a job share its work, and whether they will be faster than one of them."""
 
-from ml.learn.devices import Instance
 from ml.learn.hosts import Hosts
 from ml.settings import Settings
 
+_WEIGHTS_A_SECOND = 3e10  # windows times weights that a core trains
+_EXCHANGE, _EXCHANGE_OF_WEIGHT = 2e-3, 1e-8  # seconds a step, and a weight, in collectives
 
-def described_work(hosts: Hosts, settings: Settings, folds: int, instance: Instance) -> str:
-    """What the hosts share, as a line for the log."""
-    return f"{hosts.count} hosts"
+
+def described_work(hosts: Hosts, settings: Settings, cores: int) -> str:
+    """What each host does, as a line for the log; where one host would be as fast, that it would.
+
+    Args:
+        hosts: of the job, at least two.
+        settings: folds, and those that a step's time follows from.
+        cores: of a host without a GPU; 0: it has GPUs, for which nothing was measured.
+    """
+    count = hosts.count
+    if settings.folds > 1:
+        idle = f"; {count - settings.folds} of them have nothing to do" if count > settings.folds else ""
+        return f"the {count} hosts share out the {settings.folds} folds, each of which one host trains alone{idle}"
+    line = f"the {count} hosts train one network, each on a part of every batch"
+    if not cores:
+        return f"{line}; on GPUs that was not measured, and one host with more GPUs needs no network between them"
+    one, several = seconds_a_step(settings, cores, 1), seconds_a_step(settings, cores, count)
+    times = f"{1000 * several:,.2g} ms a step, where one of them would need {1000 * one:,.2g}"
+    if several >= one:
+        return (
+            f"SEVERAL HOSTS DO NOT PAY: {line}, and will need about {times}: {settings.weights:,} weights at "
+            f"batch_size {settings.batch_size:,} are soon multiplied, and adding up the hosts' gradients takes longer; "
+            "use one host, or a larger batch_size"
+        )
+    return f"{line}: about {times}"
+
+
+def seconds_a_step(settings: Settings, cores: int, hosts: int) -> float:
+    """About how long a step takes on several hosts with so many CPU cores each; as `make bench` measured it."""
+    return settings.batch_size * settings.weights / (_WEIGHTS_A_SECOND * cores * hosts) + (
+        _EXCHANGE + _EXCHANGE_OF_WEIGHT * settings.weights if hosts > 1 else 0.0
+    )

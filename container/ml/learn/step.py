@@ -28,7 +28,12 @@ class DeviceWindows:
         # Variables, since a strategy keeps a copy of each on every device.
         self._prices, self._low, self._height, self._labels = (
             tf.Variable(cast(Any, values), trainable=False)  # the stubs know of tensors alone
-            for values in (sequence.prices, sequence.low, sequence.height, sequence.labels.astype(label_type, copy=False))
+            for values in (
+                sequence.prices,
+                sequence.low,
+                sequence.height,
+                sequence.labels.astype(label_type, copy=False),
+            )
         )
         self._offsets = np.arange(sequence.lookback_period, dtype=start_type)
         self._dtype, self._offset = precision, CENTRE if centred else 0.0

@@ -294,7 +294,10 @@ def _of_first_host(hosts: Hosts, found: Checkpoint | None) -> Checkpoint | None:
     told = hosts.from_first(
         "checkpoint", Message([found.identity, found.progress], found.arrays) if found else Message(None)
     )
-    return Checkpoint(*told.values, dict(told.arrays)) if told.values else None
+    if not told.values:
+        return None
+    identity, progress = told.values
+    return Checkpoint(identity, progress, dict(told.arrays))
 
 
 def _silent(line: str, *, metrics: bool = False) -> None:

@@ -115,7 +115,7 @@ def _hosts(resources: dict[str, Any], where: Path) -> tuple[tuple[Host, ...], st
     if not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
         raise UserError(f"{where}: hosts must be a list of names, received {names!r}")
     current = resources.get("current_host") or (names[0] if len(names) == 1 else None)
-    if current not in names or len(set(names)) < len(names):
+    if not isinstance(current, str) or current not in names or len(set(names)) < len(names):
         raise UserError(f"{where}: current_host must be one of hosts, each named once, received {current!r} of {names}")
     addresses, ports = (resources.get(name) or {} for name in ("addresses", "ports"))
     if not (isinstance(addresses, dict) and all(isinstance(each, str) and each for each in addresses.values())):

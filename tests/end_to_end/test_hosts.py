@@ -18,7 +18,7 @@ from ml.data.sample_market import sample_market
 from ml.metrics import METRICS
 
 PRECISE = SMALL | {"precision": "float32"}
-LONG = PRECISE | {"epochs": 40, "batch_size": 256, "checkpoint_seconds": 1, "tensorboard": "false"}
+LONG = PRECISE | {"epochs": 150, "batch_size": 256, "checkpoint_seconds": 1, "tensorboard": "false"}
 KEY = "/models/m.h5"
 
 

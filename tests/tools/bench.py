@@ -610,7 +610,7 @@ def host_speed(number: int, count: int, port: int, cores: set[int], settings: di
 
     chosen = Settings(**settings)
     batch = chosen.batch_size
-    calls = max(4, int(4e11 / (batch * chosen.weights)))  # some seconds on a core
+    calls = max(4, min(400, int(1e11 / (batch * chosen.weights))))  # some seconds on a core
     places = [Host(f"algo-{each + 1}", "127.0.0.1", port) for each in range(count)]
     with joined(places, places[number].name, "bench", 300, lambda: False, sys.exit) as hosts:
         instance = find_instance("auto", allow_cpu=True, hosts=hosts)

@@ -3,8 +3,7 @@
 A CPU's own multiplications are faster than XLA's for large networks.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -50,8 +49,9 @@ class Pieces:
 
     def train(self, first: int, last: int, sums: Sums) -> tuple[int, Sums]:
         starts = self._starts_of_call(self._order, first)[: last - first]
-        loss, correct = self._of_all_hosts(self._train(starts, self._keys[first : first + len(starts)]))
-        return len(starts), Sums(sums.loss + float(loss), sums.correct + float(correct))
+        of_this = self._train(starts, self._keys[first : first + len(starts)])
+        loss, correct = self._of_all_hosts([float(total) for total in of_this])
+        return len(starts), Sums(sums.loss + loss, sums.correct + correct)
 
     def measure(self, order: np.ndarray) -> Sums:
         loss_sum = correct_sum = 0.0
@@ -59,18 +59,16 @@ class Pieces:
             no_keys = np.zeros((len(starts), self._settings.layers), np.uint32)
             loss, correct = self._measure(starts, no_keys)
             loss_sum, correct_sum = loss_sum + float(loss), correct_sum + float(correct)
-        return Sums(*map(float, self._of_all_hosts((loss_sum, correct_sum))))
+        return Sums(*self._of_all_hosts([loss_sum, correct_sum]))
 
     def predict(self, order: np.ndarray) -> np.ndarray:
         parts = range(0, len(order), _PREDICTED_AT_ONCE)
         found = np.concatenate([self._predict(order[first : first + _PREDICTED_AT_ONCE]).numpy() for first in parts])
         return self._hosts.summed("probabilities", found)
 
-    def _of_all_hosts(self, sums: Sequence[Any]) -> Sequence[Any]:
-        """The sums over the windows of all hosts, from those of this one's."""
-        if self._hosts.count == 1:
-            return sums
-        return list(self._hosts.summed("sums", np.array([np.asarray(total, np.float64) for total in sums])))
+    def _of_all_hosts(self, sums: list[float]) -> list[float]:
+        """The sums over the windows of all hosts, from those over this one's."""
+        return sums if self._hosts.count == 1 else self._hosts.summed("sums", np.array(sums)).tolist()
 
     def _calls(self, order: np.ndarray) -> Iterator[np.ndarray]:
         step = 0

@@ -89,6 +89,7 @@ def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None
         programs=program_folders(job.checkpoints if hosts.first else None, job.name),
         hosts=ONE_HOST if apart else hosts,
     )
+    stop.listen()  # TensorFlow takes SIGTERM for itself where it connects several hosts
     record["device"] = instance.description
     record["hardware"] = dict(instance.facts)
     record["programs"] = list(map(str, instance.programs))

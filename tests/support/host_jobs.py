@@ -6,7 +6,7 @@ import socket
 
 from job_folder import JobFolder
 
-DEADLINE = 240  # seconds that a process may take under a loaded machine; none needs them
+DEADLINE = 540  # seconds that a process may take under a loaded machine; none needs them
 
 
 def free_port():

@@ -4,8 +4,8 @@ from ml.learn.hosts import Hosts
 from ml.settings import Settings
 
 # Measured (docs/speed.md): windows times weights that a core trains in a second, 2.8e10 on 16 cores and 3.7e10 to
-# 7.8e10 on 2; seconds a step, and a weight, that two processes on loopback take to add up gradients, 1.1 ms for 1,000 weights
-# and 21 ms for 2.5 million.
+# 7.8e10 on 2; seconds a step, and a weight, that two processes on loopback take to add up gradients, 1.1 ms for 1,000
+# weights and 21 ms for 2.5 million.
 _TRAINED_A_SECOND = 3e10
 _EXCHANGE, _EXCHANGE_OF_WEIGHT = 1.0e-3, 8.2e-9
 

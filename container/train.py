@@ -79,7 +79,7 @@ def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None
     data = prices.facts | rows_of_parts(folds)
     record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
     digest = record["data"]["sha256"]
-    hosts.compare({"hyperparameters": record["settings"], "prices": digest})
+    hosts.compare(record["settings"] | {"prices": digest})
     apart = len(folds) > 1  # each fold is one host's; else all hosts train the one network
     instance = find_instance(
         settings.precision,

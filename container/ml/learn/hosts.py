@@ -415,7 +415,7 @@ def _wait_for_name(host: Host, deadline: _Deadline) -> None:
         try:
             socket.getaddrinfo(host.address, host.port, type=socket.SOCK_STREAM)
             return
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no name at all
             if deadline.passed():
                 raise UserError(
                     f"host {host.name} of the job cannot be found: the name {host.address} was not resolved within "

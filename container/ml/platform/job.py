@@ -144,8 +144,12 @@ def read_job(base: Path) -> Job:
     data = base / "input" / "data"
     listed = _read_config(base, "inputdataconfig.json") or {path.name: {} for path in data.glob("*") if path.is_dir()}
     hosts, current = _hosts(resources, base / "input/config/resourceconfig.json")
-    groups = resources.get("instance_groups") or []
-    kinds = {str(group.get("instance_type")) for group in groups if isinstance(group, dict)}
+    groups = resources.get("instance_groups")
+    kinds = {
+        str(group.get("instance_type"))
+        for group in (groups if isinstance(groups, list) else ())
+        if isinstance(group, dict)
+    }
     checkpoint_config = _read_config(base, "checkpointconfig.json")
     # SageMaker makes the folder only for a job with a CheckpointConfig, whose path is its own.
     checkpoints = _path(

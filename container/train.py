@@ -4,10 +4,12 @@ The sagemaker-training toolkit's `train` command runs `main` (SAGEMAKER_TRAINING
 own process, so that the signals SageMaker sends arrive here.
 """
 
+import dataclasses
 import functools
 import hashlib
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -39,15 +41,17 @@ from ml.hyperparameters import parse_settings
 from ml.judge.judging import Judged, judge_models, keep_daily_results
 from ml.learn.devices import Instance
 from ml.learn.fold_training import Places, predicted, train_fold
-from ml.learn.folds import Fold, Outcome, Trained, folds_of, refit_fold, rows_of_parts, train_in_turn
+from ml.learn.folds import Fold, Outcome, Trained, folds_of, refit_fold, rows_of_parts, train_in_turn, train_shared_out
 from ml.learn.folds import described as described_folds
+from ml.learn.hosts import ONE_HOST, Hosts, Message, StoppedWaiting, joined
 from ml.learn.members import best_first, members_of, widest_of, with_lookbacks
 from ml.learn.population_training import Population, kept_of, tell_best, train_members
 from ml.learn.population_training import described as described_population
+from ml.learn.sharing import described_work
 from ml.learn.split import times_of
 from ml.log import say
-from ml.platform.failure import failures_reported
-from ml.platform.hardware import find_instance
+from ml.platform.failure import end_failed, failures_reported
+from ml.platform.hardware import find_instance, usable_cores
 from ml.platform.job import Job, base_folder, read_job
 from ml.platform.memory import available_memory, check_memory
 from ml.platform.programs import program_folders
@@ -57,6 +61,8 @@ from ml.settings import Settings
 if TYPE_CHECKING:
     from ml.judge.daily import Members
 
+_NOT_BEGUN = "stopped before training began: there is no model"
+
 
 def main() -> None:
     """Runs the job under SAGEMAKER_BASE_DIR (default /opt/ml); raises where it failed."""
@@ -65,55 +71,93 @@ def main() -> None:
     with failures_reported(base):
         job = read_job(base)
         settings = parse_settings(job.hyperparameters, day_of_job(job.hyperparameters, job.checkpoints, job.name))
-        job.refuse_several_hosts()
-        members = members_of(settings)
-        widest = widest_of(members) if members else settings
-        configure_aws(settings.kydb_timeout)
-        check_folder(job.model, widest.weights)
-        target = _target(job, settings)
+        job.refuse_unlike_hosts()
+        end = functools.partial(end_failed, base)
         try:
-            if target:
-                for each in with_lookbacks(members) if members else [settings]:
-                    target.check(each, given_up=stop)
-            prices = labelled_prices(widest, job.channels, available_memory()[0], given_up=stop)
-        except UserError:
-            if not stop():  # which ends the waiting for a KYDB that does not answer
-                raise
-        if stop():
-            say("stopped before training began: there is no model")
-            return
-        folds = folds_of(prices.frame, widest)
-        lookbacks = len({member.settings.lookback for member in members})
-        check_memory(widest, len(prices.frame), networks=max(1, len(members)), lookbacks=max(1, lookbacks))
-        for line in (*prices.lines, described_folds(folds)):
-            say(line)
-        if members:
-            say(described_population(members, settings.halving))
-        data = prices.facts | rows_of_parts(folds)
-        record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
-        instance = find_instance(
-            settings.precision,
-            instance_type=job.instance_type,
-            allow_cpu=settings.allow_cpu,
-            weights=widest.weights * max(1, len(members)),
-            programs=program_folders(job.checkpoints, job.name),
-        )
-        record["device"] = instance.description
-        record["hardware"] = dict(instance.facts)
-        record["programs"] = list(map(str, instance.programs))
-        say(f"device: {instance.description}")
-        places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
-        digest = record["data"]["sha256"]
-        population = None
-        if members:
-            population = train_members(members, settings.halving, instance, digest, places, stop, folds[-1])
-            kept, outcome = kept_of(population, settings.monitor)
-            settings = kept.member.settings
-            record["settings"] = written_settings(settings)
-        train = functools.partial(train_fold, settings, instance, digest, places, stop)
-        if not population:
-            outcome = train_in_turn(folds, train, stop)
+            with joined(job.hosts, job.host, job.name, settings.hosts_seconds, stop, end) as hosts:
+                _train(job, _with_dates_of_first(settings, hosts), hosts, stop)
+        except StoppedWaiting:
+            say(_NOT_BEGUN)
+
+
+def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None:
+    """What each host of a job does; the first one delivers."""
+    members = members_of(settings)
+    widest = widest_of(members) if members else settings
+    _refuse_on_several_hosts(settings, hosts)
+    configure_aws(settings.kydb_timeout)
+    target = _target(job, settings) if hosts.first else None
+    if hosts.first:
+        check_folder(job.model, widest.weights)
+    try:
+        if target:
+            for each in with_lookbacks(members) if members else [settings]:
+                target.check(each, given_up=stop)
+        prices = labelled_prices(widest, job.channels, available_memory()[0], given_up=stop)
+    except UserError:
+        if not stop():  # which ends the waiting for a KYDB that does not answer
+            raise
+        prices = None
+    if hosts.any("stop", stop()) or prices is None:
+        say(_NOT_BEGUN)
+        return
+    folds = folds_of(prices.frame, widest)
+    lookbacks = len({member.settings.lookback for member in members})
+    check_memory(widest, len(prices.frame), networks=max(1, len(members)), lookbacks=max(1, lookbacks))
+    for line in (*prices.lines, described_folds(folds)):
+        say(line)
+    if members:
+        say(described_population(members, settings.halving))
+    data = prices.facts | rows_of_parts(folds)
+    record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
+    digest = record["data"]["sha256"]
+    hosts.compare(record["settings"] | {"prices": digest})
+    apart = len(folds) > 1  # each fold is one host's; else all hosts train the one network
+    instance = find_instance(
+        settings.precision,
+        instance_type=job.instance_type,
+        allow_cpu=settings.allow_cpu,
+        weights=widest.weights * max(1, len(members)),
+        programs=program_folders(job.checkpoints if hosts.first else None, job.name),
+        hosts=ONE_HOST if apart else hosts,
+    )
+    stop.listen()  # TensorFlow takes SIGTERM for itself where it connects several hosts
+    record["device"] = instance.description
+    record["hardware"] = dict(instance.facts)
+    record["programs"] = list(map(str, instance.programs))
+    say(f"device: {instance.description}")
+    if hosts.count > 1:
+        say(described_work(hosts, settings, 0 if instance.compile_step else usable_cores()))
+    places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
+    asked = hosts.hearing_of_stops(stop) if apart else stop
+    population = None
+    if members:
+        population = train_members(members, settings.halving, instance, digest, places, stop, folds[-1])
+        kept, outcome = kept_of(population, settings.monitor)
+        settings = kept.member.settings
+        record["settings"] = written_settings(settings)
+    train = functools.partial(train_fold, settings, instance, digest, places, asked)
+    if not population:
+        outcome = train_shared_out(hosts, folds, train, asked) if apart else train_in_turn(folds, train, stop)
+    if outcome and hosts.first:
         _deliver(job, settings, instance, target, folds, outcome, record, train, stop, population)
+
+
+def _refuse_on_several_hosts(settings: Settings, hosts: Hosts) -> None:
+    """Refuses what would need every host for something that one alone does."""
+    if hosts.count == 1:
+        return
+    for name, given in (("population", settings.population > 1 or settings.points), ("refit", settings.refit)):
+        if given:
+            raise UserError(f"{name} is for one host, received {hosts.count}; set InstanceCount to 1, or leave it out")
+
+
+def _with_dates_of_first(settings: Settings, hosts: Hosts) -> Settings:
+    """The settings with the first host's dates: `-3y` may mean another day on a host that starts after midnight."""
+    dates = (settings.start_date, settings.end_date)
+    told = hosts.from_first("dates", Message([date and date.isoformat() for date in dates])).values
+    start, end = (date and datetime.fromisoformat(date) for date in told)
+    return dataclasses.replace(settings, start_date=start, end_date=end)
 
 
 def _target(job: Job, settings: Settings) -> ModelTarget | None:

@@ -369,6 +369,12 @@ class Settings:
         interval="[1, 3600]",
         changes_weights=False,
     )
+    hosts_seconds: int = _setting(
+        600,
+        "seconds to wait until the job's hosts have found each other, where it has several",
+        interval="[1, 86400]",
+        changes_weights=False,
+    )
     tensorboard: bool = _setting(True, "write TensorBoard logs to output/tensorboard", changes_weights=False)
     allow_cpu: bool = _setting(
         False, "train on the CPU of an instance whose GPU TensorFlow cannot use", changes_weights=False

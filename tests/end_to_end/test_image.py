@@ -114,13 +114,15 @@ def test_hyperparameters_and_a_channel_are_enough(job):
     [
         ({"settings": SMALL | {"dropout": 2}}, "hyperparameter dropout must be in [0, 1), received '2'"),
         ({"channel": {}}, "channel train has no price files"),
-        ({"hosts": ("algo-1", "algo-2")}, "the job has 2 hosts and can use one"),
+        (
+            {"settings": SMALL | {"hosts_seconds": 1}, "hosts": ("algo-1", "algo-2")},
+            "host algo-1 of the job cannot be found: the name algo-1 was not resolved within 1 s",
+        ),
         ({"instance_type": "ml.p4d.24xlarge"}, "the instance type is ml.p4d.24xlarge but TensorFlow sees no GPU"),
     ],
     ids=["setting", "channel", "hosts", "gpu"],
 )
 def test_a_mistake_is_one_line_and_a_failure(job, options, message):
-    # Names of hosts that do not exist would make the toolkit wait, were the job to get that far.
     wrong = job(**options)
     assert wrong.run() != 0
     assert message in wrong.failure and "\n" not in wrong.failure

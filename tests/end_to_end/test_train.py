@@ -213,12 +213,6 @@ def test_a_job_without_prices_says_how_to_name_them(tmp_path):
     assert_told(job, "there are no prices: prices_db is empty and there is no channel train (channels: none)")
 
 
-def test_several_hosts_are_refused(tmp_path, market):
-    job = JobFolder(tmp_path / "ml", SMALL, channel={"p.parquet": market}, hosts=("algo-1", "algo-2"))
-    assert job.run() != 0
-    assert_told(job, "the job has 2 hosts and can use one")
-
-
 def test_an_idle_gpu_is_refused_unless_allowed(tmp_path, market):
     job = JobFolder(tmp_path / "a", SMALL, channel={"p.parquet": market}, instance_type="ml.g5.xlarge")
     assert job.run() != 0

@@ -16,15 +16,18 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -631,6 +634,75 @@ def whole_job_in_docker():
         process.terminate()
         process.wait()
         return times
+
+
+def host_speed(number: int, count: int, port: int, cores: set[int], settings: dict) -> float:
+    """Windows a second of a training, measured by one of its hosts, on some of this machine's cores.
+
+    Args:
+        number: of the host, from 0.
+        count: of hosts that train together.
+        port: of the first one.
+        cores: that this process may use.
+        settings: that are not the default's.
+    """
+    os.sched_setaffinity(0, cores)
+    from ml.learn.hosts import Host, joined
+    from ml.learn.network import build_network
+    from ml.learn.trainer import Trainer
+    from ml.platform.hardware import find_instance
+    from ml.settings import Settings
+    from ml.train_sequence import TrainSequence
+
+    chosen = Settings(**settings)
+    batch = chosen.batch_size
+    calls = max(4, min(400, int(1e11 / (batch * chosen.weights))))  # some seconds on a core
+    places = [Host(f"algo-{each + 1}", "127.0.0.1", port) for each in range(count)]
+    with joined(places, places[number].name, "bench", 300, lambda: False, sys.exit) as hosts:
+        instance = find_instance("auto", allow_cpu=True, hosts=hosts)
+        sequence = TrainSequence(history(chosen.lookback + calls * batch), chosen.lookback, batch)
+        with instance.strategy.scope():
+            model = build_network(chosen)
+        training = Trainer(model, chosen, instance, sequence, None)
+        run, windows = steps_of(training, sequence, batch, calls * batch)
+        return windows / min(in_turns(run=run)["run"])
+
+
+def host_speeds(count: int, settings: dict) -> float:
+    """Windows a second of two hosts, half of the cores each, as one training or as two side by side (`count` 1)."""
+    cores = sorted(os.sched_getaffinity(0))
+    halves = [set(cores[: len(cores) // 2]), set(cores[len(cores) // 2 :])]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    processes = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, processes) as pool:
+        speeds = [
+            pool.submit(host_speed, number if count == 2 else 0, count, port, halves[number], settings)
+            for number in range(2)
+        ]
+        return statistics.mean(speed.result() for speed in speeds)
+
+
+@case
+def hosts():
+    """One network on two hosts of half the cores each, against one such host beside another that is as busy"""
+    os.environ["PYTHONPATH"] = str(REPOSITORY / "container")
+    if len(os.sched_getaffinity(0)) < 2 or has_gpu():
+        return {"skipped": "it needs two cores, and no GPU"}
+    result = {}
+    networks = {"default": {}, "original": {"lookback": LOOKBACK, "nodes": NODES, "batch_size": 4400, "centred": False}}
+    for name, settings in networks.items():
+        batch = settings.get("batch_size", 1024)
+        one, two = host_speeds(1, settings), host_speeds(2, settings)
+        half = host_speeds(1, settings | {"batch_size": batch // 2})
+        result |= {
+            f"{name}_windows_per_second_of_one": one,
+            f"{name}_windows_per_second_of_two": two,
+            f"times_as_fast_{name}": two / one,
+            f"share_in_collectives_{name}": max(0.0, 1 - two / (2 * half)),
+            f"{name}_milliseconds_in_collectives_a_step": 1000 * (batch / two - batch / 2 / half),
+        }
+    return result
 
 
 def run_case(name: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 make chaos N=200
 make chaos N=200 ARGS=--universe          jobs on three instruments with gaps
+python tests/tools/chaos.py --hosts -n 10
 
 A chain is one job that is killed (SIGKILL) several times, each time at a random moment after its start, from
 the import to the writing of the model, and then left to end on the same checkpoints folder.
@@ -18,7 +19,8 @@ from pathlib import Path
 import h5py
 import pandas as pd
 
-from job_folder import JobFolder
+from host_jobs import HostJobs
+from job_folder import JobFolder, wait_for
 from ml.data.sample_market import sample_market, sample_universe
 
 SETTINGS = {
@@ -98,6 +100,65 @@ def universe() -> dict[str, pd.DataFrame]:
     }
 
 
+def chain_of_hosts(
+    expected: dict[str, bytes], seconds: float, kills: int, victim: int, seed: int, folder: Path, market
+) -> list[float]:
+    """Kills one host of two so many times, looks that the other ends within a minute, and lets the job end.
+
+    Args:
+        expected: the weights of an uninterrupted job.
+        seconds: which that took.
+        victim: 0 or 1: the host that is killed.
+    """
+    moments, chance = [], random.Random(seed)
+    hosts = HostJobs(folder, SETTINGS, channel={"p.parquet": market})
+    while len(moments) < kills:
+        processes = hosts.start()
+        wait_for(processes[0], "connected")  # before that no host knows of the other
+        moment = chance.uniform(0, 1.1 * seconds)
+        try:
+            processes[victim].wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            processes[victim].kill()
+            killed = time.monotonic()
+            codes = hosts.end()
+            assert time.monotonic() - killed < 60, f"host {victim + 1} was killed after {moment} s"
+            over = "SUCCESS" in hosts.jobs[1 - victim].errors  # both had come to their end
+            assert codes[1 - victim] == (0 if over else 1), hosts.errors
+            moments.append(round(moment, 2))
+        else:
+            assert hosts.end() == [0, 0], hosts.errors
+            assert weights_of(hosts.first) == expected, f"chain of seed {seed} after kills at {moments}"
+            for path in (hosts.first.base / "checkpoints").rglob("*.ckpt"):
+                path.unlink()
+    assert hosts.run() == [0, 0], hosts.errors
+    assert weights_of(hosts.first) == expected, f"chain of seed {seed} after kills at {moments}"
+    return moments
+
+
+def run_hosts(kills: int, seed: int) -> int:
+    """Kills each host of two so many times; returns how many kills were survived bit for bit."""
+    market = sample_market(rows=6000, seed=3)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = HostJobs(Path(folder) / "whole", SETTINGS, channel={"p.parquet": market})
+        wait_for(whole.start()[0], "connected")
+        began = time.monotonic()
+        assert whole.end() == [0, 0], whole.errors
+        seconds, expected = time.monotonic() - began, weights_of(whole.first)
+        done = 0
+        for victim in (0, 1):
+            moments = chain_of_hosts(
+                expected, seconds, kills, victim, seed + victim, Path(folder) / f"chain-{victim}", market
+            )
+            done += len(moments)
+            print(
+                f"algo-{victim + 1}, seed {seed + victim}: ended everywhere within 60 s, and the same weights after "
+                f"kills at {', '.join(map(str, moments))} s of {seconds:.1f} s",
+                flush=True,
+            )
+    return done
+
+
 def run(kills: int, chains: int, seed: int, image: str | None = None, *, of_universe: bool = False) -> int:
     """Kills jobs so many times in so many chains; returns how many kills were survived bit for bit."""
     files = universe() if of_universe else {"p.parquet": sample_market(rows=6000, seed=3)}
@@ -125,8 +186,13 @@ if __name__ == "__main__":
     parser.add_argument("-n", type=int, default=200, help="kills")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--universe", action="store_true", help="jobs on three instruments with gaps")
+    parser.add_argument("--hosts", action="store_true", help="of a job of two hosts, each of them so many times")
     parser.add_argument("--image", help="also in containers of it, for half of the kills")
     arguments = parser.parse_args()
+    if arguments.hosts:
+        survived = run_hosts(arguments.n, arguments.seed)
+        print(f"{survived} of {2 * arguments.n} kills of a host: the same weights, bit for bit")
+        sys.exit(survived != 2 * arguments.n)
     inside = arguments.n // 2 if arguments.image else 0
     survived = 0
     for kills, image in ((arguments.n - inside, None), (inside, arguments.image)):

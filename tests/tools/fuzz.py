@@ -85,7 +85,7 @@ def job_files(data, folder: Path) -> None:
     with told():
         job = read_job(folder)
         assert all(path.parent == folder / "input/data" for path in job.channels.values())
-        assert job.hosts and all(isinstance(host, str) for host in job.hosts)
+        assert job.hosts and all(isinstance(host.name, str) for host in job.hosts)
         settings_in_range(parse_settings(job.hyperparameters))
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml.learn.hosts import ONE_HOST, Hosts
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -24,6 +26,7 @@ class Instance:
         facts: what results depend on to the last bit beside the job: the device, its driver, versions.
         programs: folders that keep what XLA compiled, for a resume.
         keep_programs: writes what is new to them; called before a checkpoint is written.
+        hosts: that train one network together, `strategy` being over the devices of them all; else of one host.
     """
 
     description: str
@@ -35,6 +38,7 @@ class Instance:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     programs: Sequence[Path] = ()
     keep_programs: Callable[[], None] = lambda: None
+    hosts: Hosts = ONE_HOST
 
     @property
     def hardware(self) -> str:

@@ -105,6 +105,10 @@ def train_fold(
             raise ValueError("this training has no validation windows")
         return validation.starts + (settings.lookback - 1), trainer.probabilities()
 
+    if instance.hosts.count > 1:
+        if validation is not None and not result.stopped:
+            predict()  # while all hosts are at it, each of which predicts a part
+        model = _copied(model, settings)
     return Trained(model, result, predict)
 
 
@@ -123,7 +127,7 @@ def predicted(model: "keras.Model", settings: Settings, instance: "Instance", fo
     from ml.learn.step import DeviceWindows
 
     sequence = _windows(fold.held_out, settings, enable_shuffle=False)
-    windows = DeviceWindows(sequence, instance.precision, settings.centred, sequence.start_type)
+    windows = DeviceWindows(sequence, instance.precision, settings.centred, sequence.start_type, np.int8)
     start_type: Any = sequence.start_type
     weights = [variable.value for variable in model.trainable_variables]
     no_keys, places = np.zeros(settings.layers, np.uint32), np.arange(_PREDICTED_AT_ONCE, dtype=np.int32)
@@ -152,3 +156,12 @@ def _windows(rows, settings: Settings, **options) -> "TrainSequence":
         longest_lookback=settings.longest_lookback,
         **options,
     )
+
+
+def _copied(model: "keras.Model", settings: Settings) -> "keras.Model":
+    """The model with weights of this process alone, which no other host needs to be asked for."""
+    from ml.learn.network import build_network
+
+    copied = build_network(settings)
+    copied.set_weights(model.get_weights())
+    return copied

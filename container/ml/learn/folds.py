@@ -9,13 +9,14 @@ only the model that is kept is measured there, after every choice.
 import dataclasses
 import functools
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ml.errors import UserError
+from ml.learn.hosts import Hosts, Message
 from ml.learn.split import TimeSplit, longest_segment, rows_between, rows_from, slices_between, split_moments
 from ml.log import say
 from ml.segments import MAX_GAP, segment_bounds
@@ -279,6 +280,69 @@ def rows_of_parts(folds: Sequence[Fold]) -> dict[str, int]:
     training, validation = folds[-1].counts
     tested = folds[-1].test_part
     return {"train_rows": training, "validation_rows": validation, "test_rows": tested.counts[1] if tested else 0}
+
+
+def train_shared_out(
+    hosts: Hosts,
+    folds: Sequence[Fold],
+    train: Callable[[Fold], Trained],
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome | None:
+    """Trains each fold's model on one of the hosts, and brings together on the first what came of them.
+
+    Args:
+        hosts: each calls this; the first one trains the last fold, whose model is kept.
+        folds: in the order of time.
+        train: trains a fold's model on this host alone.
+        stop: whether any host is asked to end, as `Hosts.hearing_of_stops` says it.
+
+    Returns:
+        The outcome of all folds on the first host; None on the others.
+    """
+    mine = hosts.shared_out(folds)
+    # The folds of another host are all earlier ones, so each has its predictions.
+    outcome = train_in_turn(mine, train, stop) if mine else None
+    found: dict[int, tuple[TrainingResult, Predicted | None]] = {}
+    if outcome:
+        predicted = [*outcome.predicted, *[None] * (len(outcome.results) - len(outcome.predicted))]
+        numbers = [fold.number for fold in mine][: len(outcome.results)]
+        found = dict(zip(numbers, zip(outcome.results, predicted, strict=True), strict=True))
+    stopped = hosts.any("stop", stop() or (outcome is not None and outcome.stopped))
+    told = hosts.gathered("folds", _told({} if hosts.first else found))
+    if not hosts.first or outcome is None:
+        return None
+    for message in told:
+        found |= _heard(message)
+    in_order = [found[number] for number in sorted(found)]
+    return dataclasses.replace(
+        outcome,
+        results=[result for result, _ in in_order],
+        predicted=[predicted for _, predicted in in_order if predicted is not None],
+        stopped=stopped,
+    )
+
+
+def _told(found: Mapping[int, "tuple[TrainingResult, Predicted | None]"]) -> Message:
+    """What came of folds, as one host tells it another."""
+    values, arrays = {}, {}
+    for number, (result, predicted) in found.items():
+        values[str(number)] = dataclasses.asdict(result)
+        if predicted is not None:
+            arrays |= {f"rows_{number}": predicted[0], f"probabilities_{number}": predicted[1]}
+    return Message(values, arrays)
+
+
+def _heard(message: Message) -> "dict[int, tuple[TrainingResult, Predicted | None]]":
+    """What `_told` made a message of."""
+    from ml.learn.trainer import TrainingResult
+
+    return {
+        int(number): (
+            TrainingResult(**result),
+            (message.arrays[f"rows_{number}"], message.arrays[f"probabilities_{number}"]),
+        )
+        for number, result in message.values.items()
+    }
 
 
 def train_in_turn(

@@ -1,4 +1,4 @@
-"""Steps run as pieces that are compiled apart: on several devices, and on CPUs.
+"""Steps run as pieces that are compiled apart: on several devices, also of several hosts, and on CPUs.
 
 A CPU's own multiplications are faster than XLA's for large networks.
 """
@@ -33,6 +33,7 @@ class Pieces:
 
     def __init__(self, steps: Arithmetic, settings: Settings, instance: Instance):
         self._steps, self._settings, self._strategy = steps, settings, instance.strategy
+        self._hosts = instance.hosts
         self._gradients = graph(steps.gradients, jit_compile=instance.compile_step)
         # Not wrapped otherwise: several devices meet in the update, which a nested function cannot hold.
         apply = steps.optimizer.apply
@@ -50,8 +51,9 @@ class Pieces:
 
     def train(self, first: int, last: int, sums: Sums) -> tuple[int, Sums]:
         starts = self._starts_of_call(self._order, first)[: last - first]
-        loss, correct = self._train(starts, self._keys[first : first + len(starts)])
-        return len(starts), Sums(sums.loss + numbers(loss), sums.correct + numbers(correct))
+        of_this = self._train(starts, self._keys[first : first + len(starts)])
+        loss, correct = self._of_all_hosts([numbers(total) for total in of_this])
+        return len(starts), Sums(sums.loss + loss, sums.correct + correct)
 
     def measure(self, order: np.ndarray) -> Sums:
         loss_sum = correct_sum = 0.0
@@ -59,11 +61,16 @@ class Pieces:
             no_keys = np.zeros((len(starts), self._settings.layers), np.uint32)
             loss, correct = self._measure(starts, no_keys)
             loss_sum, correct_sum = loss_sum + numbers(loss), correct_sum + numbers(correct)
-        return Sums(loss_sum, correct_sum)
+        return Sums(*self._of_all_hosts([loss_sum, correct_sum]))
 
     def predict(self, order: np.ndarray) -> np.ndarray:
         parts = range(0, len(order), _PREDICTED_AT_ONCE)
-        return np.concatenate([self._predict(order[first : first + _PREDICTED_AT_ONCE]).numpy() for first in parts])
+        found = np.concatenate([self._predict(order[first : first + _PREDICTED_AT_ONCE]).numpy() for first in parts])
+        return self._hosts.summed("probabilities", found)
+
+    def _of_all_hosts(self, sums: list[float]) -> list[float]:
+        """The sums over the windows of all hosts, from those over this one's."""
+        return sums if self._hosts.count == 1 else self._hosts.summed("sums", np.array(sums)).tolist()
 
     def _calls(self, order: np.ndarray) -> Iterator[np.ndarray]:
         step = 0
@@ -98,7 +105,7 @@ class Pieces:
             keys: what each step's dropout masks are made from, uint32, (steps, hidden layers).
 
         Returns:
-            The sums over all windows of the loss and of those predicted right.
+            The sums over this host's windows of the loss and of those predicted right.
         """
         return self._sums(self._replica_step, starts, keys)
 
@@ -109,21 +116,24 @@ class Pieces:
     def _predict_windows(self, starts):
         """Probability of buy of the validation windows that begin at starts: float32, (batch,)."""
         # A device leaves zeros where a window is another's.
-        return self._strategy.reduce("SUM", self._strategy.run(self._replica_predict, (starts,)), axis=None)
+        return self._of_all_devices(self._strategy.run(self._replica_predict, (starts,)))
 
     def _sums(self, replica_function, starts, keys):
-        """Runs a function on each row of starts, over all devices, and adds up what it returns."""
+        """Runs a function on each row of starts, over all devices, and adds up what it returns on this host's."""
 
         def run(step, *sums):
             results = self._strategy.run(replica_function, (starts[step], keys[step]))
             return step + 1, *(
-                total + self._strategy.reduce("SUM", result, axis=None)
-                for total, result in zip(sums, results, strict=True)
+                total + self._of_all_devices(result) for total, result in zip(sums, results, strict=True)
             )
 
         zero = self._zero
         _, *sums = tf.while_loop(lambda step, *_: step < tf.shape(starts)[0], run, (0, zero, zero))
         return sums
+
+    def _of_all_devices(self, result):
+        """The sum of what each device of this host has; other hosts' is asked for once a call, not in each step."""
+        return tf.add_n(list(self._strategy.experimental_local_results(result)))
 
     def _replica_step(self, starts, keys):
         mine, rows = _share(starts)

@@ -22,13 +22,19 @@ class DeviceWindows:
         precision: the windows' type.
         centred: whether the network takes windows that lie around 0.
         start_type: of the start rows.
+        label_type: of the labels.
     """
 
-    def __init__(self, sequence: TrainSequence, precision: str, centred: bool, start_type: Any):
+    def __init__(self, sequence: TrainSequence, precision: str, centred: bool, start_type: Any, label_type: Any):
         # Variables, since a strategy keeps a copy of each on every device.
         self._prices, self._low, self._height, self._labels = (
             tf.Variable(cast(Any, values), trainable=False)  # the stubs know of tensors alone
-            for values in (sequence.prices, sequence.low, sequence.height, sequence.labels)
+            for values in (
+                sequence.prices,
+                sequence.low,
+                sequence.height,
+                sequence.labels.astype(label_type, copy=False),
+            )
         )
         self._offsets = np.arange(sequence.lookback_period, dtype=start_type)
         self._dtype, self._offset = precision, CENTRE if centred else 0.0
@@ -82,13 +88,12 @@ class Steps:
         types = [sequence.start_type for sequence in (train, validation) if sequence]
         self.start_type: Any = np.int64 if np.int64 in types else np.int32
         self._whole_batch = float(min(settings.batch_size, train.num_windows))
+        # The first host sends its variables to the others, and TensorFlow sends no int8.
+        label_type = np.int8 if instance.hosts.count == 1 else np.int32
+        of_windows = (instance.precision, settings.centred, self.start_type, label_type)
         with instance.strategy.scope():
-            self.windows = DeviceWindows(train, instance.precision, settings.centred, self.start_type)
-            self._validation_windows = (
-                None
-                if validation is None
-                else DeviceWindows(validation, instance.precision, settings.centred, self.start_type)
-            )
+            self.windows = DeviceWindows(train, *of_windows)
+            self._validation_windows = None if validation is None else DeviceWindows(validation, *of_windows)
             weights = loss_weights(train, settings.train_on)
             self._loss_weights = None if weights is None else tf.Variable(cast(Any, weights), trainable=False)
             self.optimizer = build_optimizer(settings, len(train), model.trainable_variables, instance.precision)

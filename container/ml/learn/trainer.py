@@ -21,8 +21,10 @@ import tensorflow as tf
 
 from ml import log
 from ml.errors import UserError
+from ml.learn.checkpoint_file import Checkpoint
 from ml.learn.checkpoints import CheckpointFolder, CheckpointSaver
 from ml.learn.devices import Instance
+from ml.learn.hosts import Hosts, Message
 from ml.learn.loop import Loop, Sums
 from ml.learn.pieces import Pieces
 from ml.learn.program import Program
@@ -113,11 +115,12 @@ class Trainer:
         """Trains to the last epoch, or until patience runs out or the process is asked to end.
 
         Args:
-            stop: whether to end, asked between calls into TensorFlow, about once a second.
-            checkpoints: where to resume from and to save to.
+            stop: whether to end, asked between calls into TensorFlow, about once a second; where hosts train
+                together, any of them ends them all.
+            checkpoints: where to resume from and to save to; the first host's alone is used.
             identity: what this training is of; a checkpoint of anything else is not used.
             tensorboard: folder for TensorBoard's logs.
-            report: takes each line for the log.
+            report: takes each line for the log of the first host.
             epochs: to end after, whatever the learning rate falls over; None: the settings' own.
 
         Raises:
@@ -125,6 +128,10 @@ class Trainer:
                 epoch could be kept.
         """
         identity, epochs = identity or {}, epochs or self._settings.epochs
+        hosts = self._instance.hosts
+        stop = hosts.deciding_together(stop)
+        if not hosts.first:
+            checkpoints, tensorboard, report = None, None, _silent
         state = TrainingState(
             self.steps,
             epochs,
@@ -133,6 +140,7 @@ class Trainer:
             instance=self._instance,
         )
         found = checkpoints and checkpoints.load(identity, state.check, state.largest_checkpoint())
+        found = _of_first_host(hosts, found)
         if found:
             state.restore(found)
             report(f"resuming in epoch {state.progress.epoch + 1} at step {state.progress.step} from a checkpoint")
@@ -224,7 +232,7 @@ class Trainer:
         """Runs the rest of an epoch in calls of many steps, yielding after each."""
         order = self._train.order(progress.epoch).astype(self.steps.start_type, copy=False)
         self.loop.begin_epoch(order, self.dropout_keys(progress.epoch))
-        bar = keras.utils.Progbar(len(self._train)) if sys.stdout.isatty() else None
+        bar = keras.utils.Progbar(len(self._train)) if sys.stdout.isatty() and self._instance.hosts.first else None
         while progress.step < len(self._train):
             began = time.perf_counter()
             steps, sums = self.loop.train(
@@ -286,3 +294,20 @@ class Trainer:
         if patience and self._validation and progress.epoch - progress.best_epoch >= patience:
             return f"{self._settings.monitor} has not improved for {patience} epochs"
         return ""
+
+
+def _of_first_host(hosts: Hosts, found: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that the first host has found, on every host."""
+    if hosts.count == 1:
+        return found
+    told = hosts.from_first(
+        "checkpoint", Message([found.identity, found.progress], found.arrays) if found else Message(None)
+    )
+    if not told.values:
+        return None
+    identity, progress = told.values
+    return Checkpoint(identity, progress, dict(told.arrays))
+
+
+def _silent(line: str, *, metrics: bool = False) -> None:
+    """Takes the lines that the first host reports."""

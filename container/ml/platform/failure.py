@@ -1,9 +1,11 @@
 """A failed job's reason: output/failure for SageMaker, and the job's last line."""
 
 import contextlib
+import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from sagemaker_training.errors import ClientError
 
@@ -54,6 +56,16 @@ def failures_reported(base: Path):
         message = text.splitlines()[0] if text.strip() else "the job failed and gave no reason"
         say(f"error: {message}", stream=sys.stderr)
         raise JobFailed(quoted(message)) from None  # the toolkit logs it once more
+
+
+def end_failed(base: Path, message: str) -> NoReturn:
+    """Ends the process with a failure from a thread, whatever the main thread is in; what had failed before counts."""
+    path = base / "output" / "failure"
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            write_whole(path, message[:FAILURE_CHARACTERS])
+    say(f"error: {message}", stream=sys.stderr)
+    os._exit(1)
 
 
 def _text(error: BaseException) -> str:

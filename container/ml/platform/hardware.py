@@ -3,15 +3,18 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import math
 import os
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml.errors import UserError
 from ml.learn.devices import Instance
+from ml.learn.hosts import ONE_HOST, Hosts
 from ml.platform import cuda
 from ml.platform.programs import FOLDER_VARIABLE, KeptPrograms
 from ml.platform.tensorflow_import import import_tensorflow
@@ -46,8 +49,9 @@ def find_instance(
     allow_cpu: bool = False,
     weights: int | None = None,
     programs: Sequence[Path] = (),
+    hosts: Hosts = ONE_HOST,
 ) -> Instance:
-    """The hardware of this host; call it before TensorFlow has run anything. Imports TensorFlow.
+    """The hardware of this host, or of several; call it before TensorFlow has run anything. Imports TensorFlow.
 
     Args:
         precision: the setting: auto, float32, bfloat16 or float16.
@@ -55,9 +59,10 @@ def find_instance(
         allow_cpu: whether to go on where the instance has a GPU that TensorFlow cannot use.
         weights: of the network, by which CPUs choose between loops; None: unknown.
         programs: folders that keep compiled programs from one process to the next.
+        hosts: that are to train one network together; each calls this.
 
     Raises:
-        UserError: the instance has a GPU that TensorFlow cannot use.
+        UserError: the instance has a GPU that TensorFlow cannot use, or the hosts are not alike.
     """
     # On a CPU results are the same without them, so programs are kept only where somebody wants the time they spare.
     kept = KeptPrograms(programs) if programs and (_has_gpu() or os.environ.get(FOLDER_VARIABLE)) else None
@@ -67,15 +72,19 @@ def find_instance(
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         _refuse_idle_gpu(instance_type, allow_cpu)
-    found = _found_gpus(gpus) if gpus else _found_cpu(weights)
+    found = _found_gpus(gpus) if gpus else _found_cpu(weights if hosts.count == 1 else None)
+    found = _of_all(hosts, found, len(gpus))
     chosen, reason = found.precision if precision == "auto" else (precision, "as set")
     description = f"{found.devices}, multiplying in {chosen} ({reason})"
     if kept and (count := kept.take(found.facts)):
         description += f", with {count} compiled programs from before"
-    instance = make_instance(tf.config.list_logical_devices("GPU" if gpus else "CPU"), chosen, description)
+    if hosts.count > 1:
+        instance = _instance_over(hosts, "GPU" if gpus else "CPU", chosen, description)
+    else:
+        instance = make_instance(tf.config.list_logical_devices("GPU" if gpus else "CPU"), chosen, description)
     return dataclasses.replace(
         instance,
-        one_program=instance.one_program or found.one_program,
+        one_program=hosts.count == 1 and (instance.one_program or found.one_program),
         facts=found.facts,
         programs=kept.folders if kept else (),
         keep_programs=kept.keep if kept else lambda: None,
@@ -112,6 +121,47 @@ def _found_cpu(weights: int | None) -> _Found:
     if cores < len(os.sched_getaffinity(0)):  # TensorFlow knows of the affinity, not of a quota
         tf.config.threading.set_intra_op_parallelism_threads(cores)
     return _Found(f"{cores} CPU cores", cpu_precision(), _cpu_facts(None))
+
+
+def _of_all(hosts: Hosts, found: _Found, gpus: int) -> _Found:
+    """What several hosts have found, each the same; a precision that all of them multiply fast.
+
+    Raises:
+        UserError: one has another number of GPUs.
+    """
+    if hosts.count == 1:
+        return found
+    hosts.compare({"GPUs": gpus})
+    precisions = hosts.exchanged("precision", found.precision)
+    precision = found.precision
+    if any(each[0] != precisions[0][0] for each in precisions):
+        precision = ("float32", "the hosts' CPUs differ")
+    return found._replace(
+        devices=f"{hosts.count} hosts of {found.devices}",
+        precision=precision,
+        facts=found.facts | {"hosts": str(hosts.count)},
+    )
+
+
+def _instance_over(hosts: Hosts, kind: str, precision: str, description: str) -> Instance:
+    """The choices for the devices of several hosts, whose TensorFlow processes this connects."""
+    import tensorflow as tf
+
+    with socket.create_server(("", 0)) as free:  # which port is free only this host can tell
+        port = free.getsockname()[1]
+    addresses = [f"[{address}]" if ":" in address else address for address in hosts.addresses]
+    ports = hosts.exchanged("port", port)
+    workers = [f"{address}:{port}" for address, port in zip(addresses, ports, strict=True)]
+    task = {"type": "worker", "index": hosts.number}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    return Instance(
+        description=description,
+        strategy=tf.distribute.MultiWorkerMirroredStrategy(),
+        precision=precision,
+        compile_step=kind == "GPU",
+        compile_update=False,
+        hosts=hosts,
+    )
 
 
 def make_instance(devices: "list[tf.config.LogicalDevice]", precision: str, description: str) -> Instance:

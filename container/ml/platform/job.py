@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.errors import UserError
+from ml.learn.hosts import PORT, Host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +23,22 @@ class Job:
         name: the job's name; `local` where nobody gave one.
         hyperparameters: name to text, as sent.
         channels: channel name to the folder with its files.
-        hosts: host names in the order of their numbers.
+        hosts: in the order of their numbers.
+        host: name of this one.
         instance_type: such as `ml.g5.xlarge`; empty where unknown.
         checkpoints: the folder to keep checkpoints in; None where the job has none.
+        instance_types: of the job's instance groups, where it has such.
     """
 
     base: Path
     name: str
     hyperparameters: dict[str, Any]
     channels: dict[str, Path]
-    hosts: tuple[str, ...]
+    hosts: tuple[Host, ...]
+    host: str
     instance_type: str
     checkpoints: Path | None
+    instance_types: frozenset[str] = frozenset()
 
     @property
     def model(self) -> Path:
@@ -53,12 +58,13 @@ class Job:
     def tensorboard(self) -> Path:
         return self.base / "output" / "tensorboard"
 
-    def refuse_several_hosts(self) -> None:
-        """Raises UserError where the job has more hosts than can be used."""
-        if len(self.hosts) > 1:
+    def refuse_unlike_hosts(self) -> None:
+        """Raises UserError where the job has instance groups of different kinds."""
+        if len(self.instance_types) > 1:
             raise UserError(
-                f"the job has {len(self.hosts)} hosts and can use one; set ResourceConfig.InstanceCount "
-                "to 1, and choose an instance with more GPUs for more speed"
+                f"the job has instance groups of different kinds, {' and '.join(sorted(self.instance_types))}: its "
+                "hosts share every batch evenly, so the fastest would wait for the slowest; give all groups one "
+                "InstanceType, or InstanceType and InstanceCount instead of InstanceGroups"
             )
 
 
@@ -100,6 +106,32 @@ def _channel(name: str) -> str:
     return name
 
 
+def _hosts(resources: dict[str, Any], where: Path) -> tuple[tuple[Host, ...], str]:
+    """The hosts in the order of their numbers, and the name of this one.
+
+    Args:
+        resources: of resourceconfig.json. Beside SageMaker's keys it may have `addresses` and `ports`, by host: where
+            a host is reached whose name is not resolved, or has no address of its own.
+        where: that file.
+
+    Raises:
+        UserError: it names no such hosts.
+    """
+    names = resources.get("hosts") or ["algo-1"]
+    if not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
+        raise UserError(f"{where}: hosts must be a list of names, received {names!r}")
+    current = resources.get("current_host") or (names[0] if len(names) == 1 else None)
+    if not isinstance(current, str) or current not in names or len(set(names)) < len(names):
+        raise UserError(f"{where}: current_host must be one of hosts, each named once, received {current!r} of {names}")
+    addresses, ports = (resources.get(name) or {} for name in ("addresses", "ports"))
+    if not (isinstance(addresses, dict) and all(isinstance(each, str) and each for each in addresses.values())):
+        raise UserError(f"{where}: addresses must hold an address by host, received {addresses!r}")
+    if not (isinstance(ports, dict) and all(type(each) is int and 0 < each < 1 << 16 for each in ports.values())):
+        raise UserError(f"{where}: ports must hold a port by host, received {ports!r}")
+    in_order = sorted(names, key=_host_number)
+    return tuple(Host(name, addresses.get(name, name), ports.get(name, PORT)) for name in in_order), current
+
+
 def _host_number(host: str) -> tuple[int, str]:
     """Sort key that puts algo-2 before algo-10."""
     number = re.search(r"\d+$", host)
@@ -117,11 +149,13 @@ def read_job(base: Path) -> Job:
     # Channels are listed in a file on SageMaker; a plain `docker run` only has their folders.
     data = base / "input" / "data"
     listed = _read_config(base, "inputdataconfig.json") or {path.name: {} for path in data.glob("*") if path.is_dir()}
-    hosts = resources.get("hosts") or ["algo-1"]
-    if not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts)):
-        raise UserError(
-            f"{base / 'input/config/resourceconfig.json'}: hosts must be a list of names, received {hosts!r}"
-        )
+    hosts, current = _hosts(resources, base / "input/config/resourceconfig.json")
+    groups = resources.get("instance_groups")
+    kinds = {
+        str(group.get("instance_type"))
+        for group in (groups if isinstance(groups, list) else ())
+        if isinstance(group, dict)
+    }
     checkpoint_config = _read_config(base, "checkpointconfig.json")
     # SageMaker makes the folder only for a job with a CheckpointConfig, whose path is its own.
     checkpoints = _path(
@@ -133,7 +167,9 @@ def read_job(base: Path) -> Job:
         name=os.environ.get("TRAINING_JOB_NAME") or "local",
         hyperparameters=hyperparameters,
         channels={name: data / _channel(name) for name in listed},
-        hosts=tuple(sorted(hosts, key=_host_number)),
+        hosts=hosts,
+        host=current,
         instance_type=str(resources.get("current_instance_type") or ""),
         checkpoints=checkpoints if checkpoint_config or checkpoints.is_dir() else None,
+        instance_types=frozenset(kinds),
     )

@@ -14,6 +14,10 @@ class StopSignal:
 
     def __init__(self):
         self.is_set = False
+        self.listen()
+
+    def listen(self) -> None:
+        """Takes the signals; call it again once something else may have put a handler of its own in place."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 

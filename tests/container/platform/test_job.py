@@ -3,6 +3,7 @@ import json
 import pytest
 
 from ml.errors import UserError
+from ml.learn.hosts import Host
 from ml.platform.failure import JobFailed, failures_reported
 from ml.platform.job import base_folder, read_job
 
@@ -32,7 +33,7 @@ def test_a_job_as_sagemaker_writes_it(tmp_path, monkeypatch):
     assert job.name == "nightly-1"
     assert job.hyperparameters == {"lookback": "60"}
     assert job.channels == {"train": tmp_path / "input/data/train"}
-    assert job.hosts == ("algo-1", "algo-2", "algo-10")
+    assert [host.name for host in job.hosts] == ["algo-1", "algo-2", "algo-10"] and job.host == "algo-2"
     assert job.instance_type == "ml.c7i.xlarge"
     assert job.checkpoints == tmp_path / "kept"
 
@@ -43,7 +44,29 @@ def test_a_bare_folder_with_hyperparameters_is_enough(tmp_path, monkeypatch):
     (tmp_path / "input/data/prices").mkdir(parents=True)
     job = read_job(tmp_path)
     assert job.channels == {"prices": tmp_path / "input/data/prices"}
-    assert job.hosts == ("algo-1",) and job.checkpoints is None and job.name == "local"
+    assert job.hosts == (Host("algo-1", "algo-1", 8890),) and job.checkpoints is None and job.name == "local"
+
+
+def test_hosts_are_reached_where_the_file_says(tmp_path):
+    hosts = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}
+    write_config(
+        tmp_path, hyperparameters={}, resourceconfig=hosts | {"addresses": {"algo-2": "::1"}, "ports": {"algo-1": 1234}}
+    )
+    assert read_job(tmp_path).hosts == (Host("algo-1", "algo-1", 1234), Host("algo-2", "::1", 8890))
+
+
+def test_instance_groups_of_different_kinds_are_refused(tmp_path):
+    groups = [
+        {"instance_group_name": str(number), "instance_type": kind, "hosts": [f"algo-{number}"]}
+        for number, kind in enumerate(("ml.c7i.xlarge", "ml.g5.xlarge"), 1)
+    ]
+    hosts = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "instance_groups": groups}
+    write_config(tmp_path, hyperparameters={}, resourceconfig=hosts)
+    with pytest.raises(UserError, match=r"groups of different kinds, ml\.c7i\.xlarge and ml\.g5\.xlarge"):
+        read_job(tmp_path).refuse_unlike_hosts()
+    groups[1]["instance_type"] = "ml.c7i.xlarge"
+    write_config(tmp_path, hyperparameters={}, resourceconfig=hosts)
+    read_job(tmp_path).refuse_unlike_hosts()
 
 
 def test_a_checkpoints_folder_is_used_where_there_is_one(tmp_path):
@@ -59,6 +82,13 @@ def test_a_checkpoints_folder_is_used_where_there_is_one(tmp_path):
         ({"hyperparameters": "{broken"}, "hyperparameters.json cannot be read as JSON"),
         ({"hyperparameters": ["lookback"]}, "hyperparameters.json must hold a JSON object, received list"),
         ({"hyperparameters": {}, "resourceconfig": {"hosts": "algo-1"}}, "hosts must be a list of names"),
+        ({"hyperparameters": {}, "resourceconfig": {"hosts": ["a", "b"]}}, "current_host must be one of hosts"),
+        (
+            {"hyperparameters": {}, "resourceconfig": {"hosts": ["a"], "current_host": "b"}},
+            "current_host must be one of hosts",
+        ),
+        ({"hyperparameters": {}, "resourceconfig": {"hosts": ["a"], "ports": {"a": 0}}}, "ports must hold a port"),
+        ({"hyperparameters": {}, "resourceconfig": {"addresses": ["a"]}}, "addresses must hold an address"),
         ({"hyperparameters": {}, "inputdataconfig": "null"}, "inputdataconfig.json must hold a JSON object"),
     ],
 )

@@ -115,7 +115,7 @@ def test_members_that_diverge_or_are_pruned_are_told_from_those_that_end(launch,
     launch("tune", *launch.stub, "--pack", 4, "--max-jobs", 8, "--name", "S", write_request(tmp_path, ranges), expect=1)
     assert {trial.state.name for trial in study_of(launch).trials} == {"FAIL"}
     assert {trial["FailureReason"] for trial in trials_of(launch)} == {
-        "AlgorithmError: its loss was no finite number after 3 epochs"
+        "AlgorithmError: its loss was not a finite number after 3 epochs"
     }
     ranges = {"ContinuousParameterRanges": [DROPOUT]}
     options = ["--pack", 4, "--max-jobs", 5, "--set", "halving=2", "--name", "T"]
@@ -159,11 +159,11 @@ def test_a_search_that_is_killed_with_a_job_of_several_trains_the_same_points_ag
     options = [*launch.stub, "--pack", 3, "--max-jobs", 6, path]
     launch("tune", *options, "--name", "U")
     launch("tune", *options, "--env", "STUB_SECONDS=1", "--name", "S", "--detach")
-    record = launch.wait_for(lambda: launch.record("S-001")["JobPid"] and launch.record("S-001"))
+    record = launch.wait_for(lambda: launch.record("S-001")["Hosts"][0]["JobPid"] and launch.record("S-001"))
     drawn = json.loads(record["HyperParameters"]["points"])
     for pid in (launch.record("S", "tuning_job.json")["SearchPid"], record["RunnerPid"]):
         os.kill(pid, signal.SIGKILL)
-    os.killpg(record["JobPid"], signal.SIGKILL)
+    os.killpg(record["Hosts"][0]["JobPid"], signal.SIGKILL)
     launch.wait_for(lambda: "Failed" in launch("status", "S"))
     launch("tune", "--resume", "S")
     assert json.loads(launch.record("S-001")["HyperParameters"]["points"]) == drawn

@@ -33,11 +33,7 @@ from ml.metrics import metric_line, rounded
 from ml.settings import Settings
 from ml.train_sequence import TrainSequence
 
-<<<<<<< HEAD
-DIVERGED = "the loss is no number any more"
-=======
-_DIVERGED = "the loss is not a finite number"
->>>>>>> main
+DIVERGED = "the loss is not a finite number"
 
 
 class Report(Protocol):

@@ -19,10 +19,25 @@ _FIELDS = {"key": str, "first": int, "last": int, "rows": int, "sha256": str}
 
 
 def is_list_of_chunks(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(chunk, dict) and all(isinstance(chunk.get(name), kind) for name, kind in _FIELDS.items())
-        for chunk in value
-    )
+    """Whether something stored is a list of chunks, each after the one before it."""
+    if not isinstance(value, list):
+        return False
+    last = pd.Timestamp.min.value - 1
+    for chunk in value:
+        if not isinstance(chunk, dict) or any(type(chunk.get(name)) is not kind for name, kind in _FIELDS.items()):
+            return False
+        if not last < chunk["first"] <= chunk["last"] <= pd.Timestamp.max.value:
+            return False
+        last = chunk["last"]
+    return True
+
+
+def is_chunk_of(table: pa.Table, chunk: dict[str, Any]) -> bool:
+    """Whether a table holds the rows that a list says."""
+    if table.num_rows != chunk["rows"] or not table.num_rows:
+        return False
+    times = [int(table["dt"][row].cast(pa.timestamp("ns", "UTC")).value) for row in (0, table.num_rows - 1)]
+    return times == [chunk["first"], chunk["last"]]
 
 
 def keys_of(chunks: Iterable[dict]) -> set[str]:

@@ -23,7 +23,7 @@ from ml.databases import DamagedValue, exists, mend, unpickled
 from ml.errors import UserError, one_line, redacted
 from ml.items import item_now, swap
 from ml.log import say
-from ml.series_chunks import encoded, frame_of, is_list_of_chunks, keys_of, moment, overlapping, spans
+from ml.series_chunks import encoded, frame_of, is_chunk_of, is_list_of_chunks, keys_of, moment, overlapping, spans
 
 _CLASS = {"TimeSeries": {"module_path": "ml.timeseries", "class_name": "TimeSeries"}}
 _CHUNK_FOLDER = "/timeseries_chunks"  # apart from the series, so that db.ls shows the series alone
@@ -177,7 +177,10 @@ class TimeSeries(kydb.DbObj):
             raise _LostChunk(chunk, "is damaged: its checksum does not match")
         # `pq.read_table` leaves native threads that may hold the bytes while Python ends, and abort the process then
         # (apache/arrow issue 49942); as many chunks as there are connections are decoded at the same time anyway.
-        return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        if not is_chunk_of(table, chunk):
+            raise _LostChunk(chunk, "does not hold the rows that the list says")
+        return table
 
     def _is_readable(self, chunk: dict) -> bool:
         try:

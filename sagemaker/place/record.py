@@ -17,6 +17,7 @@ from ml.errors import UserError
 from ml.files import write_json
 from place import engine
 from place.hosts import HOSTS
+from place.record_shape import misfit
 
 RECORD, LOG = "training_job.json", "job.log"
 TUNING_RECORD, TUNING_LOG = "tuning_job.json", "tuning.log"
@@ -48,9 +49,9 @@ def read_record(path: Path) -> dict[str, Any]:
             what = f"is no JSON ({error})"
         else:
             wrong = [key for key in _NEEDED[path.name] if not isinstance(record, dict) or key not in record]
-            if not wrong:
+            if not wrong and not (odd := misfit(record)):
                 return record
-            what = f"has no {wrong[0]}"
+            what = f"has no {wrong[0]}" if wrong else f"has a wrong {odd}"
     raise DamagedRecord(f"the record {path} {what}; restore it, or remove the folder {path.parent} to forget the job")
 
 

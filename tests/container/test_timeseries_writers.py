@@ -230,8 +230,15 @@ def test_a_series_whose_list_is_damaged_is_told_and_can_be_written_again(files_u
     assert "it is replaced, and holds only the rows that are written now" in capsys.readouterr().out
 
 
+CHUNK = {"key": "/x", "first": 0, "last": 0, "rows": 1, "sha256": ""}
+
+
 @pytest.mark.parametrize(
-    "chunks", ["text", [5], [{"key": "/x"}], [{"key": 5, "first": 0, "last": 0, "rows": 1, "sha256": ""}]]
+    "chunks",
+    [
+        *("text", [5], [{"key": "/x"}], [CHUNK, CHUNK]),
+        *([CHUNK | wrong] for wrong in ({"key": 5}, {"first": True}, {"first": 1}, {"last": 2**70})),
+    ],
 )
 def test_a_list_that_names_no_chunks_is_told(files_url, chunks):
     series = time_series(kydb.connect(files_url), KEY)
@@ -251,6 +258,16 @@ def test_a_list_that_was_not_written_where_the_server_said_so_costs_no_chunk(fil
     with pytest.raises(OSError, match="what was read back is not what was written"):
         series.replace(history(100, price=200))
     assert (read_anew(files_url)["mid"] == 100).all()
+
+
+@pytest.mark.parametrize("wrong", [{"rows": 99}, {"first": 0}, {"last": 2**62}])
+def test_a_list_that_says_other_rows_than_a_chunk_holds_is_told(files_url, wrong):
+    series = time_series(kydb.connect(files_url), KEY)
+    series.replace(history(100))
+    series.chunks.setvalue([series.chunks()[0] | wrong])
+    series.write()
+    with pytest.raises(UserError, match="is damaged: chunk .* does not hold the rows that the list says"):
+        read_anew(files_url)
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

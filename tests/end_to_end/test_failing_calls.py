@@ -90,8 +90,8 @@ from place import staging
 from place.record import RECORD, write_record
 try:
     with staging.staged(Path(sys.argv[1]), "job") as start:
-        names = ("TrainingJobName", "TrainingJobStatus", "CreationTime")
-        write_record(start.folder / RECORD, dict.fromkeys(names, "new"))
+        new = dict.fromkeys(("TrainingJobName", "TrainingJobStatus"), "new")
+        write_record(start.folder / RECORD, new | dict(CreationTime="2020-01-01T00:00:00+00:00"))
         start.commit()
 except Exception as error:
     sys.exit(f"told: {{error}}")
@@ -132,7 +132,7 @@ def test_a_runner_whose_disk_fails_sees_its_job_to_the_end_and_the_record_is_tru
         "TrainingJobName": "job",
         "TrainingJobStatus": "InProgress",
         "SecondaryStatus": "Starting",
-        "CreationTime": "2020-01-01",
+        "CreationTime": "2020-01-01T00:00:00+00:00",
         "AlgorithmSpecification": {},
         "StoppingCondition": {},
         "Command": ["/bin/sh", "-c", "touch output/success"],

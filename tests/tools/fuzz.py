@@ -33,7 +33,9 @@ from hypothesis import strategies as st
 import launch
 from build import read_request
 from error_lines import MENDABLE
+from fuzz_inputs import TEXT, VALUES, broken_structure, dumped
 from fuzz_prices import PRICE_SURFACES, a_history, broken_bytes, history_of, told
+from fuzz_surfaces import MORE_SURFACES
 from ml.data.history import checked
 from ml.data.sources import read_kydb
 from ml.databases import connect
@@ -47,84 +49,6 @@ from rules import check, problems_on_sagemaker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _LONGEST_SECONDS = 20  # for one input; what takes longer hangs
-
-
-# What the inputs are made of
-
-_ODD_TEXT = st.sampled_from(
-    [
-        "",
-        " ",
-        "nan",
-        "inf",
-        "-inf",
-        "Infinity",
-        "1e400",
-        "-0",
-        "0x10",
-        "1_000",
-        "True",
-        "null",
-        "[]",
-        '"60"',
-        '"',
-        "\ud800",
-        "\0",
-        "\n",
-        "\x1b[2J",
-        "../..",
-        "/",
-        "9" * 400,
-        "é",
-        "٣",
-        "2020-01-01",
-        "2020-02-30",
-        "10000-01-01",
-        "files://x",
-        "redis://u:p@h",
-        "*",
-        "${HOME}",
-    ]
-)
-_TEXT = _ODD_TEXT | st.text(max_size=12)
-_SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers(-10, 10)
-    | st.sampled_from([2**31, 2**63, -(2**70), 10**30])
-    | st.floats()
-    | _TEXT
-)
-_VALUES = st.recursive(
-    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3), max_leaves=6
-)
-
-
-def broken_structure(draw, value, depth=0):
-    """A structure in which some part is replaced, dropped, renamed or repeated."""
-    if not isinstance(value, (dict, list)) or not value or depth > 4 or draw(st.integers(0, 5)) == 0:
-        return draw(_VALUES)
-    if isinstance(value, list):
-        at = draw(st.integers(0, len(value) - 1))
-        kind = draw(st.sampled_from(["inside", "drop", "repeat"]))
-        parts = {"inside": [broken_structure(draw, value[at], depth + 1)], "drop": [], "repeat": [value[at]] * 2}
-        return value[:at] + parts[kind] + value[at + 1 :]
-    key = draw(st.sampled_from(sorted(value, key=str)))
-    kind = draw(st.sampled_from(["inside", "inside", "inside", "drop", "rename", "add"]))
-    rest = {name: part for name, part in value.items() if name != key}
-    if kind == "inside":
-        return value | {key: broken_structure(draw, value[key], depth + 1)}
-    return (
-        rest
-        if kind == "drop"
-        else rest | {draw(_TEXT): value[key]}
-        if kind == "rename"
-        else value | {draw(_TEXT): draw(_VALUES)}
-    )
-
-
-def _dumped(value) -> bytes:
-    return json.dumps(value, default=str).encode("utf-8")
 
 
 # The surfaces: each draws one input, hands it to the code and judges what comes back
@@ -150,12 +74,12 @@ def job_files(data, folder: Path) -> None:
     config.mkdir(parents=True, exist_ok=True)
     victim = data.draw(st.sampled_from(sorted(files)))
     for name, value in files.items():
-        content = _dumped(value)
+        content = dumped(value)
         if name == victim:
             content = (
                 data.draw(broken_bytes(content))
                 if data.draw(st.booleans())
-                else _dumped(broken_structure(data.draw, value))
+                else dumped(broken_structure(data.draw, value))
             )
         (config / f"{name}.json").write_bytes(content)
     with told():
@@ -167,10 +91,10 @@ def job_files(data, folder: Path) -> None:
 
 def hyperparameters(data, folder: Path) -> None:
     """values of hyperparameters"""
-    names = data.draw(st.lists(st.sampled_from(sorted(SETTINGS)) | _TEXT, max_size=4, unique=True))
+    names = data.draw(st.lists(st.sampled_from(sorted(SETTINGS)) | TEXT, max_size=4, unique=True))
     numbers = st.floats().map(str) | st.integers().map(str) | st.floats().map(json.dumps).map(json.dumps)
     with told():
-        settings_in_range(parse_settings({name: data.draw(numbers | _TEXT | _VALUES) for name in names}))
+        settings_in_range(parse_settings({name: data.draw(numbers | TEXT | VALUES) for name in names}))
 
 
 def settings_in_range(settings) -> None:
@@ -265,7 +189,7 @@ def kydb_contents(data, folder: Path) -> None:
         path = folder / "kydb" / chunk.strip("/")
         path.write_bytes(data.draw(broken_bytes(path.read_bytes())))
     elif kind == "chunk value":
-        db[chunk] = data.draw(_VALUES)
+        db[chunk] = data.draw(VALUES)
     elif kind == "chunk, signed":
         db[chunk] = content = data.draw(broken_bytes(db.read(chunk, reload=True)))
         series.chunks.setvalue([series.chunks()[0] | {"sha256": hashlib.sha256(content).hexdigest()}])
@@ -279,7 +203,7 @@ def kydb_contents(data, folder: Path) -> None:
     elif kind == "classes":
         db.set("/.configs/objdb", broken_structure(data.draw, db.read("/.configs/objdb")), system_obj=True)
     else:
-        db["/prices"] = data.draw(_VALUES)
+        db["/prices"] = data.draw(VALUES)
     db.clear_cache()
     with told():
         a_history(read_kydb(url, "/prices").frame)
@@ -303,7 +227,7 @@ def request_files(data, folder: Path) -> None:
     else:
         value = broken_structure(data.draw, yaml.safe_load(text))
         content = (
-            _dumped(value) if kind == "json" else yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "replace")
+            dumped(value) if kind == "json" else yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "replace")
         )
     path = folder / "request.yaml"
     path.write_bytes(content)
@@ -399,7 +323,7 @@ def _made_archive(data) -> bytes:
             buffer,
             **arrays,
             _json=data.draw(
-                st.sampled_from([np.frombuffer(_dumped(text), np.uint8), np.ones(3), np.frombuffer(b"{" * 9, np.uint8)])
+                st.sampled_from([np.frombuffer(dumped(text), np.uint8), np.ones(3), np.frombuffer(b"{" * 9, np.uint8)])
             ),
         )
     except (TypeError, pickle.PicklingError):
@@ -407,10 +331,14 @@ def _made_archive(data) -> bytes:
     return buffer.getvalue()
 
 
-SURFACES = PRICE_SURFACES | {
-    function.__name__: function
-    for function in (job_files, hyperparameters, parquet, frames, kydb_contents, request_files, checkpoints)
-}
+SURFACES = (
+    PRICE_SURFACES
+    | MORE_SURFACES
+    | {
+        function.__name__: function
+        for function in (job_files, hyperparameters, parquet, frames, kydb_contents, request_files, checkpoints)
+    }
+)
 
 
 def ten_million_rows() -> str:

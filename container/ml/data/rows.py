@@ -172,6 +172,9 @@ def _order(
     times, values, place, rows: Rows, mended: Mended | None, repeats: bool
 ) -> tuple[np.ndarray | None, list[str]]:
     """The rows to keep, in the order of time (None: all, as they are), and why there is no such order."""
+    if len(times) and int(times.max()) - int(times.min()) > np.iinfo(np.int64).max:  # differences would wrap around
+        first, last = place(int(np.argmin(times))), place(int(np.argmax(times)))
+        return None, [f"times reach over more than 292 years, from {first} to {last}; remove the rows that are wrong"]
     steps = np.diff(times)
     if not len(steps) or steps.min() > 0:
         return None, []

@@ -21,6 +21,7 @@ UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _FIRST, _LAST = 631_152_000 * 10**9, 2_000_000_000 * 10**9
 
 _DAY = 86_400 * 10**9
+_OUT_OF_BOUNDS = "outside the years 1677 to 2262, which nobody traded in; remove them"
 _MONTHS = {
     name: number
     for number, name in enumerate(
@@ -124,7 +125,7 @@ def _of_timestamps(column: pa.ChunkedArray, timezone: str) -> Times:
     try:
         values = column.cast(pa.timestamp("ns", column.type.tz)).to_pandas().to_numpy(dtype="datetime64[ns]")
     except pa.ArrowInvalid:
-        raise NoTimes("has times outside the years 1677 to 2262, which nobody traded in; remove them") from None
+        raise NoTimes(f"has times {_OUT_OF_BOUNDS}") from None
     values = values.view(np.int64)
     form = "timestamps"
     if not naive:
@@ -235,6 +236,9 @@ def _of_other_forms(cells: pa.ChunkedArray, timezone: str, form: str = "") -> Ti
     bad = (day == _NONE) | (clock == _NONE) | (offset == _NONE)
     if bad.all():
         example = next((cell for cell in cells[:1000].to_pylist() if cell), "")
+        year = re.match(r"(\d{4})-", example)
+        if year and not pd.Timestamp.min.year < int(year[1]) < pd.Timestamp.max.year:
+            raise NoTimes(f'has times {_OUT_OF_BOUNDS}: "{example[:40]}"')
         raise NoTimes(f'holds no times: "{example[:40]}"; set time_column or time_format')
     values = np.where(bad, 0, day * _DAY + clock - offset)
     reasons = "is no time", "mend these rows, or set time_format"

@@ -72,6 +72,8 @@ REFUSED = {
     "times of day alone": (lines(FRAME, lambda t, p: f"{t:%H:%M:%S},{p}", "Time,Close"), {}, r"Time holds times of day and no column holds the day"),
     "other columns in another file": ({"a.csv": iso(FRAME[:9]), "b.csv": iso(FRAME[9:], "dt,bid").replace("bid", "bid,ask").replace(",1", ",1,1")}, {}, r"a\.csv gives mid and b\.csv gives bid and ask"),
     # times
+    "a year of nobody": ("dt,mid\n9999-12-31T23:58,1\n9999-12-31T23:59,2\n", {}, r'dt has times outside the years 1677 to 2262, .* remove them: "9999-12-31T23:58"'),
+    "years too far apart": ("dt,mid\n2262-04-01T00:00,1\n1677-10-01T00:00,2\n", {}, r"times reach over more than 292 years, from line 3 .* to line 2 .* remove the rows"),
     "no time": (changed(5, "noon,5"), {}, r'p\.csv: dt is no time in 1 of 90 rows, the first at line 5 \("noon,5"\); mend these rows'),
     "no times at all": ("dt,mid\nnoon,5\nnight,6\n", {}, r'dt holds no times: "noon"; set time_column or time_format'),
     "a day that does not exist": (changed(5, "2024-02-30T00:04:00Z,5"), {}, r"dt is no time in 1 of 90 rows, the first at line 5"),

@@ -37,6 +37,14 @@ def runs(tmp_path_factory):
 
 
 DAMAGES = {"empty": b"", "cut off": b'{"TrainingJobName": "two"', "another thing": b"[1]", "deep": b"[" * 100_000}
+DAMAGES["a wrong part"] = json.dumps(
+    {
+        **dict.fromkeys(("TrainingJobName", "TrainingJobStatus"), "two"),
+        **dict.fromkeys(("HyperParameterTuningJobName", "HyperParameterTuningJobStatus"), "two"),
+        "CreationTime": "2026-01-02T00:00:00+00:00",
+        "AlgorithmSpecification": {"MetricDefinitions": [{"Name": "loss"}]},
+    }
+).encode()
 
 
 @pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)

@@ -12,7 +12,6 @@ import functools
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ from price_commands import add_price_commands
 from publish import find_best_trial, publish_model, publish_path
 from request import FIRST_HOST, host_names, name_of, refuse_unknown_host
 from results import print_training_job, print_trial, print_tuning_job, print_verdicts, write_members
-from rules import WrongRequest, check
+from rules import Rule, WrongRequest, check
 from yaml_files import as_yaml
 
 _SHOWN_PROBLEMS = 50
@@ -181,19 +180,8 @@ def tune(request_file: Path, resume: str | None, **options: Any) -> None:
         _go_on_with(Job(place, place.start_tuning(request, model_db, pack), tuning=True), options)
 
 
-def _check_and_upload(
-    request: dict[str, Any],
-    place: Place,
-    options: dict[str, Any],
-    problems_with: Callable[[dict[str, Any]], Iterator[str]] = lambda _: iter(()),
-) -> bool:
-    """Whether a request is to be started: not for --dry-run, which prints it.
-
-    Args:
-        request: complete.
-        place: where it is to run.
-        options: of the command.
-        problems_with: what the command refuses besides.
+def _check_and_upload(request: dict[str, Any], place: Place, options: dict[str, Any], *rules: Rule) -> bool:
+    """Whether a request is to be started: not for --dry-run, which prints it; `rules` are the command's own.
 
     Raises:
         WrongRequest: it would be refused.
@@ -201,7 +189,7 @@ def _check_and_upload(
     """
     prices = local_prices(request)
     uploads = place.prepare(request)
-    check(request, place.problems_with, problems_with)
+    check(request, place.problems_with, *rules)
     if not options["no_check"]:
         check_local_prices(request, prices)
     if options["dry_run"]:

@@ -142,7 +142,7 @@ def _outcome(entry: Mapping[str, Any]) -> Record:
     if status == "Failed":
         return {
             "TrainingJobStatus": status,
-            "FailureReason": f"AlgorithmError: its loss was no finite number after {entry.get('epochs')} epochs",
+            "FailureReason": f"AlgorithmError: its loss was not a finite number after {entry.get('epochs')} epochs",
         }
     return {"TrainingJobStatus": status}
 

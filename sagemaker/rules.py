@@ -23,6 +23,8 @@ from rules_job import algorithm_problems, hyperparameter_problems, tag_problems
 from rules_resources import resource_problems, stopping_problems
 from rules_tuning import tuning_problems
 
+Rule = Callable[[dict[str, Any]], Iterator[str]]  # a request's problems, each a sentence
+
 _RULES = (
     resource_problems,
     stopping_problems,
@@ -46,7 +48,7 @@ class WrongRequest(UserError):
         super().__init__("; ".join(self.problems))
 
 
-def check(request: dict[str, Any], *others: Callable[[dict[str, Any]], Iterator[str]]) -> None:
+def check(request: dict[str, Any], *others: Rule) -> None:
     """Refuses a request that AWS, the job or the place would refuse.
 
     Args:

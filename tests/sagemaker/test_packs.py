@@ -115,7 +115,7 @@ def test_members_that_diverge_or_are_pruned_are_told_from_those_that_end(launch,
     launch("tune", *launch.stub, "--pack", 4, "--max-jobs", 8, "--name", "S", write_request(tmp_path, ranges), expect=1)
     assert {trial.state.name for trial in study_of(launch).trials} == {"FAIL"}
     assert {trial["FailureReason"] for trial in trials_of(launch)} == {
-        "AlgorithmError: its loss was no finite number after 3 epochs"
+        "AlgorithmError: its loss was not a finite number after 3 epochs"
     }
     ranges = {"ContinuousParameterRanges": [DROPOUT]}
     options = ["--pack", 4, "--max-jobs", 5, "--set", "halving=2", "--name", "T"]

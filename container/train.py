@@ -112,7 +112,7 @@ def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None
     record = job_record(job=job.name, instance_type=job.instance_type, settings=settings, data=data)
     digest = record["data"]["sha256"]
     hosts.compare(record["settings"] | {"prices": digest})
-    apart = len(folds) > 1  # each fold is one host's; else all hosts train the one network
+    apart = len(folds) > 1 or bool(members)  # each is one host's; else all hosts train the one network
     instance = find_instance(
         settings.precision,
         instance_type=job.instance_type,
@@ -127,29 +127,33 @@ def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None
     record["programs"] = list(map(str, instance.programs))
     say(f"device: {instance.description}")
     if hosts.count > 1:
-        say(described_work(hosts, settings, 0 if instance.compile_step else usable_cores()))
+        say(described_work(hosts, settings, len(members), 0 if instance.compile_step else usable_cores()))
     places = Places(job.name, job.checkpoints, job.tensorboard if settings.tensorboard else None)
     asked = hosts.hearing_of_stops(stop) if apart else stop
-    population = None
+    population, outcome = None, None
     if members:
-        population = train_members(members, settings.halving, instance, digest, places, stop, folds[-1])
-        kept, outcome = kept_of(population, settings.monitor)
-        settings = kept.member.settings
-        record["settings"] = written_settings(settings)
+        population = train_members(members, settings.halving, instance, digest, places, asked, folds[-1], hosts)
+        if population:
+            kept, outcome = kept_of(population, settings.monitor)
+            settings = kept.member.settings
+            record["settings"] = written_settings(settings)
     train = functools.partial(train_fold, settings, instance, digest, places, asked)
-    if not population:
+    if not members:
         outcome = train_shared_out(hosts, folds, train, asked) if apart else train_in_turn(folds, train, stop)
     if outcome and hosts.first:
         _deliver(job, settings, instance, target, folds, outcome, record, train, stop, population)
 
 
 def _refuse_on_several_hosts(settings: Settings, hosts: Hosts) -> None:
-    """Refuses what would need every host for something that one alone does."""
+    """Refuses what several hosts cannot do."""
     if hosts.count == 1:
         return
-    for name, given in (("population", settings.population > 1 or settings.points), ("refit", settings.refit)):
+    for name, given, why in (
+        ("halving", settings.halving > 1, "compares all members after an epoch, and each host trains its own"),
+        ("refit", settings.refit, "is one training more, on one host"),
+    ):
         if given:
-            raise UserError(f"{name} is for one host, received {hosts.count}; set InstanceCount to 1, or leave it out")
+            raise UserError(f"{name} {why}, received {hosts.count} hosts; set InstanceCount to 1, or leave it out")
 
 
 def _with_dates_of_first(settings: Settings, hosts: Hosts) -> Settings:

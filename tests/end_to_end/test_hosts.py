@@ -1,5 +1,6 @@
 """Jobs of several hosts: real processes on loopback, with the resourceconfig.json that SageMaker writes."""
 
+import json
 import re
 import signal
 import socket
@@ -8,6 +9,7 @@ import time
 import keras
 import kydb
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -82,6 +84,24 @@ def test_folds_are_shared_out_and_measure_the_same(tmp_path, market):
     assert hosts.first.metrics["folds"] == one.metrics["folds"] and len(one.metrics["folds"]) == 3
     assert weights_of(hosts.first) == weights_of(one)
     assert "fold 2 of 3: epoch" in hosts.jobs[1].output and "fold 2 of 3" not in hosts.first.output
+
+
+def test_members_of_a_population_are_shared_out_and_the_leaderboard_is_the_same(tmp_path, market):
+    points = [{"learning_rate": 0.01}, {"nodes": 5}, {"learning_rate": 0.003, "lookback": 20}]
+    settings = PRECISE | {"points": json.dumps(points)}
+    one = JobFolder(tmp_path / "one", settings, channel=market)
+    assert one.run() == 0, one.errors
+    several = HostJobs(tmp_path / "several", settings, channel=market)
+    assert several.run() == [0, 0], several.errors
+    first = several.first
+    assert "share out the 3 members" in first.output
+    assert first.metrics["member"] == one.metrics["member"] and first.metrics["luck"]["tries"] == 3
+    for mine, theirs in zip(first.metrics["population"], one.metrics["population"], strict=True):
+        assert mine["settings"] == theirs["settings"] and mine["status"] == "Completed"
+        assert mine["metrics"]["val_loss"] == pytest.approx(theirs["metrics"]["val_loss"], abs=1e-4)
+    tables = [pd.read_csv(each.base / "output/data/leaderboard.csv") for each in (first, one)]
+    assert tables[0]["member"].tolist() == tables[1]["member"].tolist()
+    assert not list((several.jobs[1].base / "model").iterdir())
 
 
 def test_a_sigterm_to_one_host_stops_all_and_the_job_goes_on_where_it_was(tmp_path, market, uninterrupted):

@@ -60,7 +60,9 @@ def decided_rows(instruments: Sequence[Instrument]) -> np.ndarray | None:
     return np.concatenate(known) if len(known) == len(found) else None
 
 
-def decided_verdict(accuracy: Estimate, decided: int, bootstrap: Bootstrap, bar: pd.Timedelta) -> str:
+def decided_verdict(
+    accuracy: Estimate, decided: int, bootstrap: Bootstrap, bar: pd.Timedelta, part: str = "held-out"
+) -> str:
     """What the accuracy on decided bars says, one sentence.
 
     Args:
@@ -68,11 +70,12 @@ def decided_verdict(accuracy: Estimate, decided: int, bootstrap: Bootstrap, bar:
         decided: how many there are.
         bootstrap: of all held-out rows.
         bar: length of a bar.
+        part: of the history that they are of, in the sentence's words.
     """
     bars = bars_of(bar)
     if not decided:
-        return f"None of the {bootstrap.rows:,} held-out {bars} is decided: no optimal position is certain there."
-    counted = f"{decided:,} held-out {bars} at which the optimal position is certain and not carried on"
+        return f"None of the {bootstrap.rows:,} {part} {bars} is decided: no optimal position is certain there."
+    counted = f"{decided:,} {part} {bars} at which the optimal position is certain and not carried on"
     if np.isnan(accuracy.low):
         why = "" if bootstrap.has_intervals else f": no interval from fewer than {LEAST_BLOCKS} blocks; hold out more"
         return (

@@ -117,6 +117,7 @@ class Performance:
                 metrics.TEST_PNL: trading["pnl"].value,
                 metrics.TEST_PNL_LATER: trading["pnl_later"].value,
                 metrics.TEST_SHARPE: trading["sharpe"],
+                **decided,
             }
             if self.part == TEST
             else {
@@ -251,7 +252,7 @@ def measure(
         ),
         decided_verdict=""
         if decided is None
-        else decided_verdict(scores[MODEL][DECIDED_ACCURACY], int(decided.sum()), bootstrap, bar),
+        else decided_verdict(scores[MODEL][DECIDED_ACCURACY], int(decided.sum()), bootstrap, bar, part),
         random_walk={} if decided is None else random_walk_scores(instruments, settings, bootstrap.block),
         profit_verdict=profit_verdict(
             trading[MODEL]["pnl"], trading[MODEL]["pnl_later"], bootstrap, bar, unit, part=part, costs=costs

@@ -18,7 +18,6 @@ import numpy as np
 import tensorflow as tf
 
 from ml import log
-from ml.errors import UserError
 from ml.learn.checkpoint_file import Checkpoint
 from ml.learn.checkpoints import CheckpointFolder, CheckpointSaver
 from ml.learn.devices import Instance
@@ -92,8 +91,7 @@ class PopulationTrainer:
             What came of each network, in order.
 
         Raises:
-            UserError: the checkpoint is of another training or a longer one, or every network diverged before an epoch
-                could be kept.
+            UserError: the checkpoint is of another training or a longer one.
         """
         identity = identity or {}
         if checkpoints:
@@ -118,11 +116,6 @@ class PopulationTrainer:
         self._instance.keep_programs()
         if stop():
             saver.save(force=True)
-        elif not any(progress.best_epochs):
-            raise UserError(
-                f"training diverged: {DIVERGED_BECAUSE} after its first epoch, for every member of the population; "
-                "lower their learning_rate"
-            )
         return [self._result(number) for number in range(len(self._members))]
 
     def probabilities(self) -> np.ndarray:

@@ -11,8 +11,10 @@ import numpy as np
 from ml.errors import UserError
 from ml.learn.fold_training import Places, identity_of
 from ml.learn.folds import Fold, Outcome, Predicted, Trained
+from ml.learn.hosts import ONE_HOST, Hosts, Message
 from ml.learn.members import STOPPED, Member, MemberResult, best_first
 from ml.log import say
+from ml.metrics import metric_line
 
 if TYPE_CHECKING:
     from ml.learn.devices import Instance
@@ -44,24 +46,93 @@ def train_members(
     places: Places,
     stop: Callable[[], bool],
     fold: Fold,
-) -> Population:
-    """Trains networks at once; any part of a population by itself, but for halving, which compares those it is given.
+    hosts: Hosts = ONE_HOST,
+) -> Population | None:
+    """Trains networks at once, each on one of the hosts, and brings together on the first what came of them.
 
     Args:
-        members: from `members_of`, or some of them.
-        halving: after each of the first epochs the best 1/halving are kept.
-        instance: the devices.
+        members: from `members_of`.
+        halving: after each of the first epochs the best 1/halving are kept; several hosts cannot compare theirs.
+        instance: the devices of this host.
         data: hash of the labelled prices.
         places: of the checkpoints and logs.
-        stop: whether the process is asked to end.
+        stop: whether any host is asked to end.
         fold: the rows to train and to validate on.
+        hosts: that share the networks out.
+
+    Returns:
+        What came of all networks on the first host; None on the others.
 
     Raises:
         UserError: a checkpoint of this job is of another training, or every network diverged.
     """
+    mine = hosts.shared_out(members)
+    found = (
+        _train_some(mine, halving, instance, data, places, stop, fold, hosts) if mine else Population([], None, False)
+    )
+    stopped = hosts.any("stop", stop() or found.stopped)
+    told = [found, *(_heard(members, message) for message in hosts.gathered("members", _told(found))[1:])]
+    if not hosts.first:
+        return None
+    results = [result for each in told for result in each.results]
+    order = sorted(range(len(results)), key=lambda place: results[place].member.number)
+    results = [results[place] for place in order]
+    if stopped:
+        return Population(results, None, True)
+    if not any(result.best_epoch for result in results):
+        from ml.learn.trainer import DIVERGED as DIVERGED_BECAUSE
+
+        raise UserError(
+            f"training diverged: {DIVERGED_BECAUSE} after its first epoch, for every member of the population; "
+            "lower their learning_rate"
+        )
+    if hosts.count > 1:  # epochs' lines were those of this host's members; whoever tunes reads the last one
+        best = best_first(results, results[0].member.settings.monitor)[0]
+        epochs = best.member.settings.epochs
+        say(metric_line(len(best.history), epochs, best.history[-1]), metrics=True)
+    predicted = [each.predicted for each in told if each.predicted]
+    probabilities = np.concatenate([probabilities for _, probabilities in predicted], axis=1)[:, order]
+    return Population(results, (predicted[0][0], probabilities), False)
+
+
+def _told(found: Population) -> Message:
+    """What came of some networks, as one host tells it the first."""
+    values, arrays = [], {}
+    for result in found.results:
+        values.append([result.member.number, result.status, result.history, result.best_epoch])
+        arrays |= {f"weights_{result.member.number}_{i}": weights for i, weights in enumerate(result.weights)}
+    if found.predicted:
+        arrays |= dict(zip(("rows", "probabilities"), found.predicted, strict=True))
+    return Message(values, arrays)
+
+
+def _heard(members: Sequence[Member], message: Message) -> Population:
+    """What `_told` made a message of."""
+    of_number = {member.number: member for member in members}
+    results = []
+    for number, status, history, best_epoch in message.values:
+        names = [name for name in message.arrays if name.startswith(f"weights_{number}_")]
+        weights = [message.arrays[f"weights_{number}_{i}"] for i in range(len(names))]
+        results.append(MemberResult(of_number[number], status, history, best_epoch, weights))
+    predicted = (message.arrays["rows"], message.arrays["probabilities"]) if "rows" in message.arrays else None
+    return Population(results, predicted, False)
+
+
+def _train_some(
+    members: Sequence[Member],
+    halving: float,
+    instance: "Instance",
+    data: str,
+    places: Places,
+    stop: Callable[[], bool],
+    fold: Fold,
+    hosts: Hosts,
+) -> Population:
+    """Trains this host's networks at once."""
     # TensorFlow takes seconds to import; whoever only cuts folds does without.
     from ml.learn.checkpoints import CheckpointFolder
     from ml.learn.population import PopulationTrainer
+    from ml.learn.trainer import silent
     from ml.train_sequence import TrainSequence
 
     if instance.precision == "float16":
@@ -89,12 +160,13 @@ def train_members(
     trainer = PopulationTrainer(members, instance, train, validation, halving)
     for each in (train, validation):
         each.free_prices()
+    subfolder = "" if hosts.count == 1 else f"members-{members[0].number}"
     results = trainer.fit(
         stop=stop,
-        checkpoints=CheckpointFolder(places.checkpoints, places.job) if places.checkpoints else None,
+        checkpoints=CheckpointFolder(places.checkpoints, places.job, subfolder) if places.checkpoints else None,
         identity=population_identity(members, halving, instance.precision, data, fold),
         tensorboard=places.tensorboard,
-        report=fold.report,
+        report=fold.report if hosts.first else silent,
     )
     stopped = stop() or any(result.status == STOPPED for result in results)
     ends = validation.starts + (longest - 1)

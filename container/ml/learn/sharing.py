@@ -10,18 +10,20 @@ _TRAINED_A_SECOND = 3e10
 _EXCHANGE, _EXCHANGE_OF_WEIGHT = 1.0e-3, 8.2e-9
 
 
-def described_work(hosts: Hosts, settings: Settings, cores: int) -> str:
+def described_work(hosts: Hosts, settings: Settings, members: int, cores: int) -> str:
     """What each host does, as a line for the log; where one host would be as fast, that it would.
 
     Args:
         hosts: of the job, at least two.
         settings: folds, and those that a step's time follows from.
+        members: of a population; 0: the job trains none.
         cores: of a host without a GPU; 0: it has GPUs, for which nothing was measured.
     """
     count = hosts.count
-    if settings.folds > 1:
-        idle = f"; {count - settings.folds} of them have nothing to do" if count > settings.folds else ""
-        return f"the {count} hosts share out the {settings.folds} folds, each of which one host trains alone{idle}"
+    if (parts := members or settings.folds) > 1:
+        idle = f"; {count - parts} of them have nothing to do" if count > parts else ""
+        what = f"{parts} members" if members else f"{parts} folds"
+        return f"the {count} hosts share out the {what}, each of which one host trains alone{idle}"
     line = f"the {count} hosts train one network, each on a part of every batch"
     if not cores:
         return f"{line}; on GPUs that was not measured, and one host with more GPUs needs no network between them"

@@ -131,7 +131,7 @@ class Trainer:
         hosts = self._instance.hosts
         stop = hosts.deciding_together(stop)
         if not hosts.first:
-            checkpoints, tensorboard, report = None, None, _silent
+            checkpoints, tensorboard, report = None, None, silent
         state = TrainingState(
             self.steps,
             epochs,
@@ -309,5 +309,5 @@ def _of_first_host(hosts: Hosts, found: Checkpoint | None) -> Checkpoint | None:
     return Checkpoint(identity, progress, dict(told.arrays))
 
 
-def _silent(line: str, *, metrics: bool = False) -> None:
+def silent(line: str, *, metrics: bool = False) -> None:
     """Takes the lines that the first host reports."""

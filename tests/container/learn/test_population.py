@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from ml.errors import UserError
+from ml.learn import population_training
 from ml.learn.checkpoints import CheckpointFolder
 from ml.learn.members import best_first
 from ml.learn.optimizer import StackedRates, learning_rate
+from ml.learn.population_training import Population, train_members
 from small_populations import POINTS, fit_population, members_at
 from trainings import REGULARISED, SMALL, Stop, cpu, fit, sequence_of, without_speed
 
@@ -153,9 +155,12 @@ def test_start_rows_may_be_too_many_for_32_bits_in_training_alone(monkeypatch):
     assert same_results(results, expected)
 
 
-def test_a_population_of_which_all_diverge_is_told():
+def test_a_population_of_which_all_diverge_is_told(monkeypatch):
+    members = members_at([DIVERGES, DIVERGES | {"seed": 2}], DIVERGING)
+    _, results, _ = fit_population(members)
+    monkeypatch.setattr(population_training, "_train_some", lambda *_: Population(results, None, False))
     with pytest.raises(UserError, match="training diverged: .* for every member of the population"):
-        fit_population(members_at([DIVERGES, DIVERGES | {"seed": 2}], DIVERGING))
+        train_members(members, 1, cpu(), "", None, lambda: False, None)
 
 
 def test_patience_is_each_members_own():

@@ -187,6 +187,7 @@ class Settings:
         "certain there and not carried on from an earlier bar",
         choices=("all", "decided"),
         scaling="Categorical",
+        changes_weights=lambda settings: settings.train_on != "all",  # earlier checkpoints know nothing of it
     )
     optimizer: str = _setting(
         "adam", "update rule", choices=("adam", "adamw", "nadam", "rmsprop", "sgd"), scaling="Categorical"

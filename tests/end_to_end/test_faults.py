@@ -171,7 +171,7 @@ MEASURED = """
 import os, re, ml.platform.memory
 def resident(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-def check(settings, rows):
+def check(settings, rows, **_):
     global before
     before, needed = resident("VmRSS"), ml.platform.memory.needed_memory(settings, rows)
     print("needed", needed, flush=True)

@@ -25,9 +25,9 @@ import numpy as np
 
 import ml
 from ml.errors import UserError, one_line, printable
+from ml.host import Host
 from ml.log import say
 
-PORT = 8890  # of the first host, where nobody names another; AWS's TensorFlow containers use it for the same
 BEAT, SILENCE = 5.0, 40.0  # seconds between signs of life, and without one until a host counts as dead
 
 _RETRY = 0.5  # seconds between two attempts to find or reach a host
@@ -41,14 +41,6 @@ _HEAD = struct.Struct(">cQ")  # of a frame: its kind and its length
 _HELLO, _WELCOME, _REFUSED, _MESSAGE, _BEAT, _STOP, _FAILED, _DONE = (bytes([each]) for each in b"hwrmbsfd")
 
 Item = TypeVar("Item")
-
-
-class Host(NamedTuple):
-    """A host of a job: its name, and where it is reached."""
-
-    name: str
-    address: str
-    port: int = PORT
 
 
 class Message(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.errors import UserError
-from ml.learn.hosts import PORT, Host
+from ml.host import PORT, Host
 
 
 @dataclasses.dataclass(frozen=True)

@@ -176,7 +176,7 @@ def test_the_page_in_a_browser(browser, drawn):
     )
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.title == HOSTILE
-    said = [performance.decided_verdict, performance.verdict, performance.profit_verdict]
+    said = [performance.decided_verdict, performance.verdict, performance.profit_verdict, HOSTILE]  # the look
     assert [sentence.text for sentence in browser.find_elements("class name", "verdict")] == said
     null = [cell.text.split("\n")[0] for cell in browser.find_elements("css selector", "tr.null td")]
     assert len(browser.find_elements("css selector", "table.luck td")) == 12

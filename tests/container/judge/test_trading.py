@@ -37,10 +37,10 @@ def test_what_is_earned_one_bar_later_is_measured_beside_what_is_earned_at_once(
 def test_a_verdict_names_only_costs_that_were_paid():
     history = market(3000)[["mid", "position"]]
     for settings, said in (
-        ({"spread": 0.5}, "with one unit, spread paid, came to"),
-        ({"spread": 0.0, "fee": 0.0005}, "with one unit, a fee of 0.05 % paid, came to"),
-        ({"spread": 0.5, "fee": 0.0005}, "with one unit, spread and a fee of 0.05 % paid, came to"),
-        ({"spread": 0.0}, "with one unit, no costs paid, came to"),
+        ({"spread": 0.5}, "with one unit, spread paid, earned"),
+        ({"spread": 0.0, "fee": 0.0005}, "with one unit, a fee of 0.05 % paid, earned"),
+        ({"spread": 0.5, "fee": 0.0005}, "with one unit, spread and a fee of 0.05 % paid, earned"),
+        ({"spread": 0.0}, "with one unit, no costs paid, earned"),
     ):
         probability = np.random.default_rng(1).uniform(size=1000)
         found = measure([Instrument(history, 1500, probability)], dataclasses.replace(SMALL, **settings), MINUTE)

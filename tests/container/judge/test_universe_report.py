@@ -77,7 +77,7 @@ def test_a_row_an_instrument_with_most_of_a_hundred_folded(browser, pages, count
     titles = [image.get_attribute("alt") for image in browser.find_elements("css selector", "img[alt*=': ']")]
     assert [title.split(": ")[0].split()[-1] for title in titles] == list(shown_instruments(found.instruments))
     assert f"minutes of {count} instruments" in browser.find_elements("class name", "verdict")[1].text
-    assert "basis points" in browser.find_elements("class name", "verdict")[1].text
+    assert "basis points" in browser.find_elements("class name", "verdict")[2].text
     note = browser.find_element("class name", "note").text
     assert f"{100 * count:,} minutes have no prediction" in note.replace("\n", " ")
 

@@ -37,7 +37,7 @@ def test_one_program_gives_the_losses_of_the_pieces(changes, precision):
     tolerance = {"float32": 1e-4, "bfloat16": 0.03, "float16": 5e-3}[precision]
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     np.testing.assert_allclose(probabilities, expected_probabilities, rtol=0, atol=3 * tolerance)
-    assert [trainer.loop._train.experimental_get_tracing_count()] == [1]
+    assert [trainer.loop._call.experimental_get_tracing_count()] == [1]
     assert [trainer.loop._evaluate.experimental_get_tracing_count()] == [1]
 
 

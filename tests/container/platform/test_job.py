@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ml.errors import UserError
-from ml.learn.hosts import Host
+from ml.host import Host
 from ml.platform.failure import JobFailed, failures_reported
 from ml.platform.job import base_folder, read_job
 

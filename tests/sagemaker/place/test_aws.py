@@ -616,11 +616,11 @@ def test_best_and_stop_find_a_tuning_job(scripted, launch):
         sagemaker.add_response("describe_hyper_parameter_tuning_job", tuning_description("InProgress"))
 
     add_search_for_it()
+    sagemaker.add_response("describe_hyper_parameter_tuning_job", tuning_description("InProgress"))
     sagemaker.add_response(
         "list_training_jobs_for_hyper_parameter_tuning_job",
         {"TrainingJobSummaries": [trial(1, 0.6), trial(2, 0.7), trial(3, 0.9, "InProgress")]},
     )
-    sagemaker.add_response("describe_hyper_parameter_tuning_job", tuning_description("InProgress"))
     code, out, _ = launch("best", "t", "--json")
     assert (code, json.loads(out)["TrainingJobName"]) == (0, "t-002")
     add_search_for_it()

@@ -106,7 +106,7 @@ def train_fold(
         return validation.starts + (settings.lookback - 1), trainer.probabilities()
 
     if instance.hosts.count > 1:
-        if validation is not None and not result.stopped:
+        if validation is not None and (result.best_epoch or not result.stopped):
             predict()  # while all hosts are at it, each of which predicts a part
         model = _copied(model, settings)
     return Trained(model, result, predict)

@@ -70,9 +70,11 @@ def sdk(request, tmp_path_factory):
     return python, PROGRAMS[request.param]
 
 
-@pytest.fixture(scope="module")
-def prices(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prices")
+@pytest.fixture
+def prices(tmp_path):
+    """A channel of the test's own: the SDKs mount it to be written."""
+    folder = tmp_path / "prices"
+    folder.mkdir()
     sample_market(rows=4000, seed=3).to_parquet(folder / "prices.parquet")
     return folder
 

@@ -198,7 +198,7 @@ def _deliver(
     if outcome.stopped:
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
         say(f"stopped: {what} is in {job.model}, nothing was published")
-        if settings.validation_fraction and result.best_epoch and len(folds) == 1:
+        if settings.validation_fraction and result.best_epoch and len(folds) == 1 and not population:
             keep_daily_results(folds[-1], outcome.kept.predict, settings, metrics, keep)
         return
     tried = _tried(population, settings.monitor) if population else None

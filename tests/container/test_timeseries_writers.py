@@ -145,8 +145,9 @@ def test_two_processes_that_write_at_the_same_time_lose_nothing(request, backend
 def test_reading_leaves_no_native_threads_which_could_abort_the_process_when_python_ends(files_url):
     time_series(kydb.connect(files_url), KEY).replace(history())
     code = (
-        "import os, sys, kydb, ml.timeseries; started = set(os.listdir('/proc/self/task'));"
-        "kydb.connect(sys.argv[1])[sys.argv[2]].curve(); print(set(os.listdir('/proc/self/task')) - started)"
+        "import os, sys, time, kydb, ml.timeseries; time.sleep(0.5);"  # imports start threads that soon end
+        "started = set(os.listdir('/proc/self/task')); kydb.connect(sys.argv[1])[sys.argv[2]].curve();"
+        "time.sleep(0.3); print(set(os.listdir('/proc/self/task')) - started)"
     )
     environment = {"PYTHONPATH": str(Path(timeseries.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code, files_url, KEY], env=environment, capture_output=True, text=True)

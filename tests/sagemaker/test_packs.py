@@ -53,7 +53,7 @@ def test_a_trial_is_a_member_of_its_job_and_what_is_left_over_has_a_job_of_its_o
     trials = trials_of(packed)
     members = [f"S-{job:03d}-{member}" for job in (1, 2) for member in range(3)]
     assert [trial["TrainingJobName"] for trial in trials] == [*members, "S-003"]
-    assert sorted(path.name for path in packed.runs.iterdir()) == ["S", "S-001", "S-002", "S-003"]
+    assert sorted(path.name for path in packed.runs.glob("[!.]*")) == ["S", "S-001", "S-002", "S-003"]
     sent = packed.record("S-001")["HyperParameters"]
     assert [point["dropout"] for point in json.loads(sent["points"])] == [
         trial["TunedHyperParameters"]["dropout"] for trial in trials[:3]

@@ -44,7 +44,7 @@ from ml.learn.fold_training import Places, predicted, train_fold
 from ml.learn.folds import Fold, Outcome, Trained, folds_of, refit_fold, rows_of_parts, train_in_turn, train_shared_out
 from ml.learn.folds import described as described_folds
 from ml.learn.hosts import ONE_HOST, Hosts, Message, StoppedWaiting, joined
-from ml.learn.members import best_first, members_of, widest_of, with_lookbacks
+from ml.learn.members import MemberResult, best_first, members_of, widest_of, with_lookbacks
 from ml.learn.population_training import Population, kept_of, tell_best, train_members
 from ml.learn.population_training import described as described_population
 from ml.learn.sharing import described_work
@@ -186,14 +186,14 @@ def _deliver(
     """Saves the model that is kept; unless the job was stopped, says what it is worth, refits and publishes it."""
     result = outcome.kept.result
     metrics = metrics_of(job=job.name, history=result.history, best_epoch=result.best_epoch, stopped=outcome.stopped)
+    ranked = best_first(population.results, settings.monitor) if population else []
     if population:
-        ranked = best_first(population.results, settings.monitor)
         metrics["population"] = [cast(MemberEntry, each.as_json()) for each in population.results]
         metrics["member"] = ranked[0].member.number
         tell_best(ranked, settings.monitor)
     h5 = _saved(outcome.kept.model, job, settings, record, metrics, None if outcome.stopped else target)
     if population:
-        _leave_population(job.output_data, population, settings.monitor, folds[-1])
+        _leave_population(job.output_data, population, ranked, folds[-1])
     keep = functools.partial(write_metrics, job.model, metrics)
     if outcome.stopped:
         what = "the best model so far" if result.best_epoch else "a model of less than an epoch, not measured,"
@@ -201,7 +201,7 @@ def _deliver(
         if settings.validation_fraction and result.best_epoch and len(folds) == 1 and not population:
             keep_daily_results(folds[-1], outcome.kept.predict, settings, metrics, keep)
         return
-    tried = _tried(population, settings.monitor) if population else None
+    tried = _tried(population, ranked[0]) if population else None
     judged = _judged(settings, instance, folds[-1], outcome.kept)
     if judged:
         count = functools.partial(
@@ -244,14 +244,13 @@ def _deliver(
         keep()
 
 
-def _leave_population(folder: Path, population: Population, monitor: str, fold: Fold) -> None:
+def _leave_population(folder: Path, population: Population, ranked: list[MemberResult], fold: Fold) -> None:
     """Writes the leaderboard, and all networks' predictions unless the job was stopped; the model is safe by then."""
     # Imported here, since pyarrow takes a moment that other jobs need not wait for.
     from ml.deliver.population_files import write_leaderboard, write_predictions
 
-    ranked = [cast(MemberEntry, each.as_json()) for each in best_first(population.results, monitor)]
     try:
-        write_leaderboard(folder, ranked)
+        write_leaderboard(folder, [cast(MemberEntry, each.as_json()) for each in ranked])
         if population.predicted:
             rows, probabilities = population.predicted
             numbers = [result.member.number for result in population.results]
@@ -260,7 +259,7 @@ def _leave_population(folder: Path, population: Population, monitor: str, fold: 
         say(f"NO LEADERBOARD: {error}; the model is whole")
 
 
-def _tried(population: Population, monitor: str) -> "Members | None":
+def _tried(population: Population, kept: MemberResult) -> "Members | None":
     """What all networks of a population predict, for how much luck is in the choice of one; None: nothing."""
     if not population.predicted:
         return None
@@ -268,8 +267,7 @@ def _tried(population: Population, monitor: str) -> "Members | None":
 
     rows, probabilities = population.predicted
     known = np.asarray(np.isfinite(probabilities).all(axis=0))
-    kept = population.results.index(best_first(population.results, monitor)[0])
-    chosen = int(known[:kept].sum())
+    chosen = int(known[: population.results.index(kept)].sum())
     return Members(rows, probabilities[:, known].T, chosen, len(population.results))
 
 

@@ -11,10 +11,13 @@ import json
 import os
 import stat
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from ml.errors import UserError
 
 _DIGEST = 64  # characters of a SHA-256
 _JSON = "_json.npy"  # the member with the JSON text
@@ -131,3 +134,16 @@ class _HashingWriter(io.RawIOBase):
     def write(self, content) -> int:
         self.digest.update(content)
         return self._file.write(content)
+
+
+def refuse_longer(progress: Mapping[str, Any], epochs: int) -> None:
+    """Refuses the progress of a training that is further than one of so many epochs can be.
+
+    Raises:
+        UserError: it is.
+    """
+    if (progress["epoch"], progress["step"]) > (epochs, 0):
+        raise UserError(
+            f"the checkpoint is of a longer training, in epoch {progress['epoch'] + 1}, and epochs is {epochs}; set it "
+            "to more, or use another checkpoint folder"
+        )

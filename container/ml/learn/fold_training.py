@@ -13,6 +13,7 @@ from ml.settings import Settings
 
 if TYPE_CHECKING:
     import keras
+    import pandas as pd
 
     from ml.learn.devices import Instance
     from ml.train_sequence import TrainSequence
@@ -80,9 +81,9 @@ def train_fold(
     from ml.learn.network import build_network
     from ml.learn.trainer import Trainer
 
-    train = _windows(fold.train_rows, settings, seed=settings.seed)
+    train = windows_of(fold.train_rows, settings, seed=settings.seed)
     held_out = fold.validation_rows
-    validation = None if held_out is None else _windows(held_out, settings, enable_shuffle=False)
+    validation = None if held_out is None else windows_of(held_out, settings, enable_shuffle=False)
     del held_out
     with instance.strategy.scope():
         model = build_network(settings)
@@ -126,7 +127,7 @@ def predicted(model: "keras.Model", settings: Settings, instance: "Instance", fo
     from ml.learn.network import graph, logits
     from ml.learn.step import DeviceWindows
 
-    sequence = _windows(fold.held_out, settings, enable_shuffle=False)
+    sequence = windows_of(fold.held_out, settings, enable_shuffle=False)
     windows = DeviceWindows(sequence, instance.precision, settings.centred, sequence.start_type, np.int8)
     start_type: Any = sequence.start_type
     weights = [variable.value for variable in model.trainable_variables]
@@ -144,7 +145,8 @@ def predicted(model: "keras.Model", settings: Settings, instance: "Instance", fo
     return starts + (settings.lookback - 1), probability
 
 
-def _windows(rows, settings: Settings, **options) -> "TrainSequence":
+def windows_of(rows: "pd.DataFrame", settings: Settings, **options: Any) -> "TrainSequence":
+    """The windows of some rows of a fold; options are those of `TrainSequence` that settings do not have."""
     from ml.train_sequence import TrainSequence
 
     return TrainSequence(

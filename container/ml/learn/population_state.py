@@ -4,8 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from ml.errors import UserError
-from ml.learn.checkpoint_file import Checkpoint
+from ml.learn.checkpoint_file import Checkpoint, refuse_longer
 from ml.learn.members import COMPLETED, DIVERGED, PRUNED
 
 _NAMES_BYTES = 1_000  # of an array in a checkpoint beside its numbers, generously
@@ -118,11 +117,7 @@ class PopulationLimits:
                 raise ValueError(f"{name} has shape {None if array is None else array.shape} and must have {shape}")
             if array.dtype.kind not in "fiu":
                 raise ValueError("its arrays are not numbers")
-        if (progress["epoch"], progress["step"]) > (self.epochs, 0):
-            raise UserError(
-                f"the checkpoint is of a longer training, in epoch {progress['epoch'] + 1}, and epochs is "
-                f"{self.epochs}; set it to more, or use another checkpoint folder"
-            )
+        refuse_longer(progress, self.epochs)
 
     def _can_be(self, progress: dict[str, Any]) -> bool:
         """Whether what a file says of its progress is whole and within this training's steps."""

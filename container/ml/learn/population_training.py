@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml.errors import UserError
-from ml.learn.fold_training import Places, identity_of
+from ml.learn.fold_training import Places, identity_of, windows_of
 from ml.learn.folds import Fold, Outcome, Predicted, Trained
 from ml.learn.hosts import ONE_HOST, Hosts, Message
 from ml.learn.members import STOPPED, Member, MemberResult, best_first
@@ -133,7 +133,6 @@ def _train_some(
     from ml.learn.checkpoints import CheckpointFolder
     from ml.learn.population import PopulationTrainer
     from ml.learn.trainer import silent
-    from ml.train_sequence import TrainSequence
 
     if instance.precision == "float16":
         raise UserError(
@@ -142,21 +141,11 @@ def _train_some(
         )
     shared = members[0].settings
     longest = max(member.settings.lookback for member in members)
-
-    def sequence(rows, **options) -> TrainSequence:
-        return TrainSequence(
-            rows,
-            longest,
-            shared.batch_size,
-            max_gap=shared.max_gap,
-            skip_flat=True,
-            longest_lookback=shared.rows_lookback,
-            **options,
-        )
-
+    widest = dataclasses.replace(shared, lookback=longest, longest_lookback=shared.rows_lookback)
     if fold.validation_rows is None:
         raise ValueError("a population needs validation rows")
-    train, validation = sequence(fold.train_rows), sequence(fold.validation_rows, enable_shuffle=False)
+    train = windows_of(fold.train_rows, widest)
+    validation = windows_of(fold.validation_rows, widest, enable_shuffle=False)
     trainer = PopulationTrainer(members, instance, train, validation, halving)
     for each in (train, validation):
         each.free_prices()

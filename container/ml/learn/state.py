@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ml.errors import UserError
-from ml.learn.checkpoint_file import Checkpoint
+from ml.learn.checkpoint_file import Checkpoint, refuse_longer
 from ml.learn.devices import Instance
 from ml.learn.step import Steps
 
@@ -110,11 +109,7 @@ class TrainingState:
         progress = checkpoint.progress
         if not self._can_be(progress):
             raise ValueError("its progress does not fit this training")
-        if (progress["epoch"], progress["step"]) > (self._epochs, 0):
-            raise UserError(
-                f"the checkpoint is of a longer training, in epoch {progress['epoch'] + 1}, and epochs is "
-                f"{self._epochs}; set it to more, or use another checkpoint folder"
-            )
+        refuse_longer(progress, self._epochs)
 
     def _can_be(self, progress: dict[str, Any]) -> bool:
         """Whether what a file says of its progress is whole and within this training's steps."""

@@ -45,7 +45,7 @@ from ml.learn.folds import Fold, Outcome, Trained, folds_of, refit_fold, rows_of
 from ml.learn.folds import described as described_folds
 from ml.learn.hosts import ONE_HOST, Hosts, Message, StoppedWaiting, joined
 from ml.learn.members import MemberResult, best_first, members_of, widest_of, with_lookbacks
-from ml.learn.population_training import Population, kept_of, tell_best, train_members
+from ml.learn.population_training import Population, kept_of, tell_best, train_at_once, train_members
 from ml.learn.population_training import described as described_population
 from ml.learn.sharing import described_work
 from ml.learn.split import times_of
@@ -132,7 +132,8 @@ def _train(job: Job, settings: Settings, hosts: Hosts, stop: StopSignal) -> None
     asked = hosts.hearing_of_stops(stop) if apart else stop
     population, outcome = None, None
     if members:
-        population = train_members(members, settings.halving, instance, digest, places, asked, folds[-1], hosts)
+        at_once = functools.partial(train_at_once, settings.halving, instance, digest, places, asked, folds[-1], hosts)
+        population = train_members(hosts, members, at_once, asked)
         if population:
             kept, outcome = kept_of(population, settings.monitor)
             settings = kept.member.settings

@@ -64,7 +64,7 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         status, told = "Stopped" if stopped else "Completed", {}
         if all((folder_of_host(folder, host) / "output" / "success").is_file() for host in hosts):
             mark = folder / "output" / "success"
-        elif len(hosts) == 1 and ("performance" in metrics or metrics.get("stopped")):  # the last that a job writes
+        elif len(hosts) == 1 and _are_last(metrics, record.get("HyperParameters", {})):
             mark = folder / "model" / "metrics.json"
         else:
             return {}
@@ -76,6 +76,15 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "FinalMetricDataList": final_metrics(folder, record),
         **told,
     }
+
+
+def _are_last(metrics: dict[str, Any], settings: dict[str, str]) -> bool:
+    """Whether a metrics.json is as a job leaves it at its end: with what was asked for after the measuring."""
+    if metrics.get("stopped"):
+        return True
+    refit = str(settings.get("refit", "false")).lower() == "true"
+    then = "published" if settings.get("model_db") else "refit" if refit else "performance"
+    return "performance" in metrics and then in metrics
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

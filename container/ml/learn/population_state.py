@@ -108,7 +108,7 @@ class PopulationLimits:
         """
         progress = checkpoint.progress
         if not self._can_be(progress):
-            raise ValueError("its progress is none of this training")
+            raise ValueError("its progress does not fit this training")
         for name in sorted(self.shapes.keys() | checkpoint.arrays.keys()):
             shape, array = self.shapes.get(name), checkpoint.arrays.get(name)
             if shape and len(shape) == 3 and not name.startswith("best_"):

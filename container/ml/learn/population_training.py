@@ -11,7 +11,7 @@ import numpy as np
 from ml.errors import UserError
 from ml.learn.fold_training import Places, identity_of, windows_of
 from ml.learn.folds import Fold, Outcome, Predicted, Trained
-from ml.learn.hosts import ONE_HOST, Hosts, Message
+from ml.learn.hosts import Hosts, Message
 from ml.learn.members import STOPPED, Member, MemberResult, best_first
 from ml.log import say
 from ml.metrics import metric_line
@@ -39,37 +39,27 @@ class Population:
 
 
 def train_members(
+    hosts: Hosts,
     members: Sequence[Member],
-    halving: float,
-    instance: "Instance",
-    data: str,
-    places: Places,
-    stop: Callable[[], bool],
-    fold: Fold,
-    hosts: Hosts = ONE_HOST,
+    train: Callable[[Sequence[Member]], Population],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Population | None:
-    """Trains networks at once, each on one of the hosts, and brings together on the first what came of them.
+    """Trains each network on one of the hosts, and brings together on the first what came of them.
 
     Args:
+        hosts: each calls this.
         members: from `members_of`.
-        halving: after each of the first epochs the best 1/halving are kept; several hosts cannot compare theirs.
-        instance: the devices of this host.
-        data: hash of the labelled prices.
-        places: of the checkpoints and logs.
-        stop: whether any host is asked to end.
-        fold: the rows to train and to validate on.
-        hosts: that share the networks out.
+        train: trains networks at once on this host alone.
+        stop: whether any host is asked to end, as `Hosts.hearing_of_stops` says it.
 
     Returns:
         What came of all networks on the first host; None on the others.
 
     Raises:
-        UserError: a checkpoint of this job is of another training, or every network diverged.
+        UserError: every network diverged.
     """
     mine = hosts.shared_out(members)
-    found = (
-        _train_some(mine, halving, instance, data, places, stop, fold, hosts) if mine else Population([], None, False)
-    )
+    found = train(mine) if mine else Population([], None, False)
     stopped = hosts.any("stop", stop() or found.stopped)
     told = [found, *(_heard(members, message) for message in hosts.gathered("members", _told(found))[1:])]
     if not hosts.first:
@@ -118,8 +108,7 @@ def _heard(members: Sequence[Member], message: Message) -> Population:
     return Population(results, predicted, False)
 
 
-def _train_some(
-    members: Sequence[Member],
+def train_at_once(
     halving: float,
     instance: "Instance",
     data: str,
@@ -127,8 +116,23 @@ def _train_some(
     stop: Callable[[], bool],
     fold: Fold,
     hosts: Hosts,
+    members: Sequence[Member],
 ) -> Population:
-    """Trains this host's networks at once."""
+    """Trains networks at once on this host.
+
+    Args:
+        halving: after each of the first epochs the best 1/halving are kept; several hosts cannot compare theirs.
+        instance: the devices of this host.
+        data: hash of the labelled prices.
+        places: of the checkpoints and logs.
+        stop: whether any host is asked to end.
+        fold: the rows to train and to validate on.
+        hosts: of the job; the first one tells of its epochs.
+        members: the networks that are this host's.
+
+    Raises:
+        UserError: a checkpoint of this job is of another training.
+    """
     # TensorFlow takes seconds to import; whoever only cuts folds does without.
     from ml.learn.checkpoints import CheckpointFolder
     from ml.learn.population import PopulationTrainer

@@ -249,7 +249,7 @@ def test_a_checkpoint_that_cannot_be_of_this_population_is_passed_over(tmp_path,
     folder = CheckpointFolder(tmp_path, "job")
     fit_population(members_at([{}, {"seed": 7}]), checkpoints=folder, identity={})
     _, results, _ = fit_population(members_at([{}, {"seed": 7}, {"seed": 8}]), checkpoints=folder, identity={})
-    assert "is damaged (its progress is none of this training) and is passed over" in capsys.readouterr().out
+    assert "is damaged (its progress does not fit this training) and is passed over" in capsys.readouterr().out
     assert len(results) == 3 and {result.status for result in results} == {"Completed"}
 
 

@@ -43,7 +43,9 @@ from ml.learn.devices import Instance
 from ml.learn.fold_training import Places, predicted, train_fold
 from ml.learn.folds import Fold, Outcome, Trained, folds_of, refit_fold, rows_of_parts, train_in_turn, train_shared_out
 from ml.learn.folds import described as described_folds
-from ml.learn.hosts import ONE_HOST, Hosts, Message, StoppedWaiting, joined
+from ml.learn.hosts import ONE_HOST, Hosts
+from ml.learn.links import Message
+from ml.learn.meeting import StoppedWaiting, joined
 from ml.learn.members import MemberResult, best_first, members_of, widest_of, with_lookbacks
 from ml.learn.population_training import Population, kept_of, tell_best, train_at_once, train_members
 from ml.learn.population_training import described as described_population

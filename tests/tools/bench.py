@@ -647,7 +647,8 @@ def host_speed(number: int, count: int, port: int, cores: set[int], settings: di
         settings: that are not the default's.
     """
     os.sched_setaffinity(0, cores)
-    from ml.learn.hosts import Host, joined
+    from ml.host import Host
+    from ml.learn.meeting import joined
     from ml.learn.network import build_network
     from ml.learn.trainer import Trainer
     from ml.platform.hardware import find_instance

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from ml.errors import UserError
-from ml.learn.hosts import Hosts, Message
+from ml.learn.hosts import Hosts
+from ml.learn.links import Message
 from ml.learn.split import TimeSplit, longest_segment, rows_between, rows_from, slices_between, split_moments
 from ml.log import say
 from ml.segments import MAX_GAP, segment_bounds

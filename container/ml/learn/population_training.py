@@ -11,7 +11,8 @@ import numpy as np
 from ml.errors import UserError
 from ml.learn.fold_training import Places, identity_of, windows_of
 from ml.learn.folds import Fold, Outcome, Predicted, Trained
-from ml.learn.hosts import Hosts, Message
+from ml.learn.hosts import Hosts
+from ml.learn.links import Message
 from ml.learn.members import STOPPED, Member, MemberResult, best_first
 from ml.log import say
 from ml.metrics import metric_line

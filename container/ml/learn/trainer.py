@@ -24,7 +24,8 @@ from ml.errors import UserError
 from ml.learn.checkpoint_file import Checkpoint
 from ml.learn.checkpoints import CheckpointFolder, CheckpointSaver
 from ml.learn.devices import Instance
-from ml.learn.hosts import Hosts, Message
+from ml.learn.hosts import Hosts
+from ml.learn.links import Message
 from ml.learn.loop import Loop, Sums
 from ml.learn.pieces import Pieces
 from ml.learn.program import Program

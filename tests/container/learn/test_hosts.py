@@ -10,8 +10,12 @@ import pytest
 
 from host_jobs import free_port
 from ml.errors import UserError
+from ml.host import Host
 from ml.learn import hosts as module
-from ml.learn.hosts import ONE_HOST, Host, Message, StoppedWaiting, joined
+from ml.learn import links
+from ml.learn.hosts import ONE_HOST
+from ml.learn.links import Message
+from ml.learn.meeting import StoppedWaiting, joined
 
 
 def never():
@@ -122,7 +126,7 @@ def test_a_host_that_fails_ends_the_others_with_its_reason():
 )
 def test_a_host_that_is_gone_ends_the_others(monkeypatch, silent, reason):
     if silent:
-        monkeypatch.setattr(module, "SILENCE", 0.5)  # less than from one sign of life to the next
+        monkeypatch.setattr(links, "SILENCE", 0.5)  # less than from one sign of life to the next
     ends, listening = [], threading.Event()
 
     def end(message):
@@ -134,7 +138,7 @@ def test_a_host_that_is_gone_ends_the_others(monkeypatch, silent, reason):
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
     places = [Host("algo-1", "127.0.0.1"), Host("algo-2", "127.0.0.1")]
-    module.Hosts(places, 0, [module._Link("algo-2", ours)], end)
+    module.Hosts(places, 0, [links.Link("algo-2", ours)], end)
     if not silent:
         theirs.close()
     assert listening.wait(20)
@@ -147,7 +151,7 @@ def test_strangers_are_passed_over():
     answers = []
 
     def knock():
-        for words in (b"GET / HTTP/1.1\r\n\r\n" + b" " * 4096, module._HEAD.pack(b"h", 1 << 40), b""):
+        for words in (b"GET / HTTP/1.1\r\n\r\n" + b" " * 4096, links._HEAD.pack(b"h", 1 << 40), b""):
             until = time.monotonic() + 20
             while time.monotonic() < until:
                 try:

@@ -1,4 +1,5 @@
-from ml.learn.hosts import Host, Hosts
+from ml.host import Host
+from ml.learn.hosts import Hosts
 from ml.learn.sharing import described_work
 from ml.settings import PRESETS, Settings
 

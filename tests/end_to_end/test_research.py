@@ -33,8 +33,9 @@ def test_research_prints_a_table_and_goes_on_where_it_was_cut_off(tmp_path, shar
         "range rule",
         "momentum",
         "logistic regression",
+        "random walk (simulated)",
     ]
-    assert 0.4 < float(rows[1][1]) < 0.9 and {len(row) for row in rows} == {5}
+    assert 0.4 < float(rows[1][1]) < 0.9 and {len(row) for row in rows} == {6}
     assert progress.count("epoch=5/5") == 4  # two candidates on two folds
     (kept := sorted(tmp_path.glob("*.npy")))[0].unlink()
     again, progress = research(tmp_path, "folds", "one hidden layer")

@@ -35,9 +35,9 @@ from ml.data.sample_market import sample_market
 from ml.digits import share
 from ml.files import write_whole
 from ml.judge.baselines import baselines
-from ml.judge.bootstrap import CONFIDENCE, Bootstrap
+from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
 from ml.judge.daily import Members, luck_of_members
-from ml.judge.decided import DECIDED_ACCURACY, decided_scores, decided_verdict
+from ml.judge.decided import DECIDED_ACCURACY, RANDOM_WALK, decided_scores, decided_verdict, random_walk_scores
 from ml.judge.instruments import Instrument
 from ml.judge.performance import block_of, measure
 from ml.judge.scores import ACCURACY, LOG_LOSS, Prediction, score
@@ -68,7 +68,7 @@ WALKS, TRIES = 40, 64
 WALK_PARTS = (20 * 1440, 20 * 1440, 20 * 1440)  # minutes to fit rules on, to choose on, to test on
 KNOWN = 0.5  # of the hours whose labels the try with skill knows
 
-SHIPPED, ORIGINAL = "the shipped defaults", "the original preset"
+SHIPPED, ORIGINAL, DECIDED = "the shipped defaults", "the original preset", "trained on decided bars"
 
 # What each candidate changes in the shipped defaults; of several, the probabilities are averaged.
 CANDIDATES = {
@@ -81,6 +81,7 @@ CANDIDATES = {
     **{f"nodes {nodes}": {"nodes": nodes} for nodes in (32, 256)},
     "one hidden layer": {"layers": 1},
     "windows not centred": {"centred": False},
+    DECIDED: {"train_on": "decided"},
     **{f"dropout {share}": {"dropout": share} for share in (0.0, 0.5)},
     "weight decay 1.0": {"weight_decay": 1.0},
     "label smoothing 0.1": {"label_smoothing": 0.1},
@@ -120,12 +121,21 @@ class Stretch:
     def labels(self) -> np.ndarray:
         return self.frame["position"].to_numpy()[self.first :] > 0
 
+    @property
+    def decided(self) -> np.ndarray:
+        return self.frame["decided"].to_numpy()[self.first :]
+
+    def instrument(self, probability: np.ndarray) -> Instrument:
+        """The stretch as a job judges it, with P(buy) of each of its rows."""
+        return Instrument(self.frame, self.first - PURGE, probability)
+
 
 @functools.cache
 def stretch(span: Span) -> Stretch:
     start, end = (pd.Timestamp(day, tz="UTC") for day in span)
     prices = pd.read_parquet(PRICES)
     frame = optimal_positions(prices[prices.index < end], HORIZON, SPREAD)
+    frame["decided"] = decided_bars(frame)
     return Stretch(frame, int(frame.index.searchsorted(start)))
 
 
@@ -189,10 +199,7 @@ def predictions(spans: Sequence[Span], names: Sequence[str], results: Path) -> I
         probability = np.concatenate([network(span, CANDIDATES[name], results) for span in spans])
         yield Prediction(name, probability, probability > 0.5)
     settings = Settings(spread=SPREAD)
-    fitted = [
-        baselines([Instrument(part.frame, part.first - PURGE, np.zeros(len(part.labels)))], settings, BAR)
-        for part in map(stretch, spans)
-    ]
+    fitted = [baselines([part.instrument(np.zeros(len(part.labels)))], settings, BAR) for part in map(stretch, spans)]
     for rules in zip(*fitted, strict=True):
         yield Prediction(
             ", ".join(dict.fromkeys(rule.name for rule in rules)),
@@ -206,28 +213,52 @@ def print_table(spans: Sequence[Span], names: Sequence[str], results: Path) -> N
 
     A row is printed as soon as it is known, since a candidate takes minutes.
     """
-    labels = np.concatenate([stretch(span).labels for span in spans])
+    parts = [stretch(span) for span in spans]
+    labels, decided = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "decided"))
     bootstrap = Bootstrap(len(labels), block_of(HORIZON, BAR))
-    print(f"\n{', '.join(f'{start} to {end}' for start, end in spans)} (ends excluded), {len(labels):,} minutes:\n")
-    columns = ["predictor", "accuracy", "log-loss", "accuracy beyond the defaults'", "log-loss beyond the defaults'"]
+    when = ", ".join(f"{start} to {end}" for start, end in spans)
+    print(f"\n{when} (ends excluded), {len(labels):,} minutes, of which {decided.sum():,} are decided:\n")
+    columns = [
+        "predictor",
+        "accuracy",
+        "log-loss",
+        "accuracy on decided bars",
+        "accuracy beyond the defaults'",
+        "log-loss beyond the defaults'",
+    ]
     print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n", flush=True)
-    shipped = score(next(predictions(spans, [SHIPPED], results)), labels, bootstrap)
+
+    def scores_of(prediction: Prediction) -> dict[str, np.ndarray]:
+        return score(prediction, labels, bootstrap) | decided_scores(prediction, labels, decided, bootstrap)
+
+    shipped = scores_of(next(predictions(spans, [SHIPPED], results)))
     for each in predictions(spans, names, results):
-        scored = score(each, labels, bootstrap)
-        cells = [share(scored[name][0]) for name in (ACCURACY, LOG_LOSS)]
+        scored = scores_of(each)
+        cells = [share(scored[ACCURACY][0]), share(scored[LOG_LOSS][0])]
+        cells.append(interval(bootstrap.estimate(scored[DECIDED_ACCURACY])))
         for name in (ACCURACY, LOG_LOSS):
-            value, low, high = (share(number, "+") for number in bootstrap.estimate(scored[name] - shipped[name]))
-            cells.append("" if each.name == SHIPPED else f"{value} [{low}, {high}]")
+            beyond = interval(bootstrap.estimate(scored[name] - shipped[name]), "+")
+            cells.append("" if each.name == SHIPPED else beyond)
         print(f"| {' | '.join([each.name, *cells])} |", flush=True)
-    print(f"\nIn brackets: {CONFIDENCE:.0%} intervals, block bootstrap.")
+    walk = random_walk_scores(
+        [part.instrument(np.zeros(len(part.labels))) for part in parts], Settings(spread=SPREAD), bootstrap.block
+    )
+    cells = [share(walk[ACCURACY].value), share(walk[LOG_LOSS].value), interval(walk[DECIDED_ACCURACY]), "", ""]
+    print(f"| {' | '.join([RANDOM_WALK, *cells])} |", flush=True)
+    print(f"\nIn brackets: {CONFIDENCE:.0%} intervals, block bootstrap. On decided bars chance gives one half.")
+
+
+def interval(estimate: Estimate, sign: str = "") -> str:
+    """A value and its interval."""
+    value, low, high = (share(number, sign) for number in estimate)
+    return f"{value} [{low}, {high}]"
 
 
 def print_verdict(span: Span, results: Path) -> None:
     """Prints what a job would say of the shipped defaults on a stretch."""
     part = stretch(span)
-    judged = Instrument(part.frame, part.first - PURGE, network(span, {}, results))
-    found = measure([judged], Settings(spread=SPREAD), BAR)
-    print(f"\n{found.verdict} {found.profit_verdict}")
+    found = measure([part.instrument(network(span, {}, results))], Settings(spread=SPREAD), BAR)
+    print(f"\n{found.decided_verdict} {found.verdict} {found.profit_verdict}")
 
 
 # Where the truth is known
@@ -348,7 +379,7 @@ def main() -> None:
     if options.part != "report":
         print_table(folds, options.names or list(CANDIDATES), options.results)
     if options.part != "folds":
-        print_table([final], [SHIPPED, ORIGINAL], options.results)
+        print_table([final], [SHIPPED, DECIDED, ORIGINAL], options.results)
         print_verdict(final, options.results)
 
 

@@ -270,8 +270,8 @@ def _tried(population: Population, kept: MemberResult) -> "Members | None":
 
     rows, probabilities = population.predicted
     known = np.asarray(np.isfinite(probabilities).all(axis=0))
-    chosen = int(known[: population.results.index(kept)].sum())
-    return Members(rows, probabilities[:, known].T, chosen, len(population.results))
+    numbers = [result.member.number for result, whole in zip(population.results, known, strict=True) if whole]
+    return Members(rows, probabilities[:, known].T, numbers, kept.member.number, len(population.results))
 
 
 def _judged(settings: Settings, instance: Instance, fold: Fold, kept: Trained) -> Judged | None:

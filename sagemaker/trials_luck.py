@@ -1,6 +1,7 @@
 """How much of a tuning job's best trial is luck, from what its trials left on this machine."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -34,25 +35,32 @@ def luck_of_trials(
     best = best_of(trials, maximize=maximize)
     if best is None:
         return {}
-    # A job of several trials leaves the daily results of the one that it keeps; the others are counted.
-    kept = {
-        trial["TrainingJobName"]: trial.get("MemberOf", trial["TrainingJobName"])
-        for trial in judged
-        if trial.get("Kept", True)
+    read = functools.cache(lambda job: read_metrics(folder_of(job) / "model").get("daily"))
+    daily = {
+        name: found
+        for name, job, member in (
+            (trial["TrainingJobName"], trial.get("MemberOf", trial["TrainingJobName"]), trial.get("Member"))
+            for trial in judged
+        )
+        if (found := _daily_of(read(job), member))
     }
-    daily = {name: found for name, job in kept.items() if (found := _daily_of(folder_of(job)))}
     return luck_of_tries(daily, best["TrainingJobName"], len(judged) + parents)
 
 
-def _daily_of(folder: Path) -> dict[str, Any]:
-    """The daily results in a job's metrics.json; empty where there are none, or they are damaged."""
-    daily: Any = read_metrics(folder / "model").get("daily")
+def _daily_of(daily: Any, member: int | None) -> dict[str, Any]:
+    """The daily results in a job's metrics.json; empty where there are none, or they are damaged.
+
+    Args:
+        daily: as `ml.deliver.results.Daily` describes it.
+        member: of a job that trained several, the one that is asked for.
+    """
     with contextlib.suppress(KeyError, TypeError, ValueError):
         days = [f"{date.fromisoformat(day)}" for day in daily["days"]]
         with_rule = {"best_rule": daily["best_rule"]} if "best_rule" in daily else {}
-        results = np.array([daily["model"], *with_rule.values()], np.float64)
+        model = daily["model"] if member is None else daily["members"][str(member)]
+        results = np.array([model, *with_rule.values()], np.float64)
         whole = np.isfinite(results).all() and results.shape[1:] == (len(set(days)),) and len(days) > 0
         if whole and type(daily["block_days"]) is int and daily["block_days"] > 0:
-            own = {"days": days, "model": daily["model"], "block_days": daily["block_days"]}
+            own = {"days": days, "model": model, "block_days": daily["block_days"]}
             return own | with_rule | {"rule": str(daily.get("rule", ""))}
     return {}

@@ -67,3 +67,16 @@ def test_one_trial_and_a_script_without_results_have_no_luck(tmp_path):
     leave(tmp_path, "t-001")
     assert luck(tmp_path, [trial(1)]) == {} and luck(tmp_path, []) == {}
     assert luck(tmp_path, [trial(2), trial(4)]) == {}
+
+
+def test_members_of_a_pack_are_tries_with_results_of_their_own(tmp_path):
+    results = np.random.default_rng(5).normal(size=(2, len(DAYS))).tolist()
+    leave(tmp_path, "t-001", members={"0": results[0], "2": results[1]})
+    trials = [
+        trial(1, value=value) | {"TrainingJobName": f"t-001-{number}", "MemberOf": "t-001", "Member": number}
+        for number, value in enumerate((0.5, 0.3, 0.4))
+    ]
+    found = luck(tmp_path, trials)
+    assert (found["tries"], found["known"], found["chosen"]) == (3, 2, "t-001-0")  # the second was pruned
+    days = np.array(results[0])
+    assert found["sharpe"] == pytest.approx(days.mean() / days.std() * 365.25**0.5, rel=0.05)

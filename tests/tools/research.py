@@ -36,7 +36,7 @@ from ml.digits import share
 from ml.files import write_whole
 from ml.judge.baselines import baselines
 from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
-from ml.judge.daily import Members, luck_of_members
+from ml.judge.daily import Members, daily_of_members, luck_of_members
 from ml.judge.decided import DECIDED_ACCURACY, RANDOM_WALK, decided_scores, decided_verdict, random_walk_scores
 from ml.judge.instruments import Instrument
 from ml.judge.performance import block_of, measure
@@ -305,11 +305,11 @@ def walk(seed: int, *, skill: bool) -> Walk:
     on_validation = measure(validation, settings, BAR)
     last = measure([Instrument(history, fitted, tries[chosen, -tested:])], settings, BAR)
     rule = on_validation.daily[on_validation.best_baseline]
-    members = Members(np.arange(validated), tries[:, chosen_on], chosen, TRIES)
+    members = Members(np.arange(validated), tries[:, chosen_on], range(TRIES), chosen, TRIES)
     mid = history["mid"].to_numpy()
     rose = mid[-tested:] > mid[-tested - 60 : -60]
     return Walk(
-        luck_of_members(validation, members, rule, 1, settings),
+        luck_of_members(daily_of_members(validation, members, settings), members, rule, 1),
         on_validation.gains[on_validation.best_baseline][ACCURACY].low > 0,
         last.gains[last.best_baseline][ACCURACY].low > 0,
         verdict_on_decided_bars(history[-tested:], rose),

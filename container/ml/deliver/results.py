@@ -123,6 +123,7 @@ class Daily(TypedDict):
         best_rule: that of the best rule; not there where a job was stopped.
         rule: the best rule's name.
         block_days: days that hang together: those of a block of the bootstrap.
+        members: of a population the profits of each member that can predict, by its number.
     """
 
     days: list[str]
@@ -130,6 +131,7 @@ class Daily(TypedDict):
     best_rule: NotRequired[list[float]]
     rule: NotRequired[str]
     block_days: int
+    members: NotRequired[dict[str, list[float]]]
 
 
 class Luck(TypedDict):

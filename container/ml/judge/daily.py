@@ -22,12 +22,14 @@ class Members(NamedTuple):
     Attributes:
         rows: of the fold's validation rows those with a prediction, int, (windows,); the same for all members.
         probabilities: of buy, (members, windows).
-        chosen: the member that is kept, by number.
+        numbers: of the members, in that order.
+        chosen: the number of the one that is kept.
         tries: how many members there were, those included that were dropped before they could predict.
     """
 
     rows: np.ndarray
     probabilities: np.ndarray
+    numbers: Sequence[int]
     chosen: int
     tries: int
 
@@ -84,33 +86,40 @@ def daily_of_model(instruments: Sequence[Instrument], settings: Settings) -> pd.
     return daily_profits(held, [{MODEL: _position(each, each.probability, settings)} for each in held])
 
 
-def luck_of_members(
-    instruments: Sequence[Instrument], members: Members, best_rule: pd.Series, block: int, settings: Settings
-) -> dict[str, Any]:
-    """How much luck is in the choice of a member of a population.
+def daily_of_members(instruments: Sequence[Instrument], members: Members, settings: Settings) -> pd.DataFrame:
+    """What following each member earned on each day: a column a member, named by its number.
 
     Args:
         instruments: with any member's predictions of the validation rows.
         members: what all of them predict there.
-        best_rule: what following the best rule earned on each day, by its name (from `daily_profits`).
-        block: days of a block of the bootstrap.
         settings: of the member that is kept.
     """
     held = [Held.of(each, settings) for each in instruments if len(each.predicted)]
     ends = np.cumsum([len(each.probability) for each in held])[:-1]
-    results = []
-    for probabilities in members.probabilities:
+    found = {}
+    for number, probabilities in zip(members.numbers, members.probabilities, strict=True):
         followed = [
             {MODEL: _position(each, part, settings)}
             for each, part in zip(held, np.split(probabilities, ends), strict=True)
         ]
-        results.append(daily_profits(held, followed)[MODEL])
-    days = pd.DatetimeIndex(best_rule.index)
+        found[number] = daily_profits(held, followed)[MODEL]
+    return pd.DataFrame(found)
+
+
+def luck_of_members(daily: pd.DataFrame, members: Members, best_rule: pd.Series, block: int) -> dict[str, Any]:
+    """How much luck is in the choice of a member of a population.
+
+    Args:
+        daily: from `daily_of_members`.
+        members: the same.
+        best_rule: what following the best rule earned on each day, by its name (from `daily_profits`).
+        block: days of a block of the bootstrap.
+    """
     found = luck_of_results(
-        np.column_stack(results),
+        daily.to_numpy(),
         best_rule.to_numpy(),
-        [day.date() for day in days],
-        chosen=members.chosen,
+        [day.date() for day in pd.DatetimeIndex(best_rule.index)],
+        chosen=list(members.numbers).index(members.chosen),
         tries=members.tries,
         block=block,
         rule=str(best_rule.name),

@@ -10,7 +10,7 @@ import numpy as np
 from ml.bars import bar_length
 from ml.errors import UserError, one_line
 from ml.log import say
-from ml.metrics import performance_line
+from ml.metrics import performance_line, rounded
 from ml.segments import instrument_slices
 from ml.settings import Settings
 
@@ -65,7 +65,7 @@ def judge_models(
     """
     try:
         # SciPy takes a moment to import that the first epoch need not wait for.
-        from ml.judge.daily import block_days, daily_of, luck_of_members
+        from ml.judge.daily import block_days, daily_of, daily_of_members, luck_of_members
         from ml.judge.performance import TEST, fold_row, mean_metrics, measure
         from ml.judge.report import write_report
 
@@ -94,9 +94,11 @@ def judge_models(
             last = performances[-1]
             metrics["daily"] = daily_of(last.daily, last.block, bar)
             if members:
-                instruments = instruments_of(folds[-1], (members.rows, members.probabilities[members.chosen]))
+                instruments = instruments_of(folds[-1], (members.rows, members.probabilities[0]))
+                daily = daily_of_members(instruments, members, settings)
+                metrics["daily"]["members"] = {str(number): list(map(rounded, daily[number])) for number in daily}
                 rule = last.daily[last.best_baseline]
-                metrics["luck"] = luck_of_members(instruments, members, rule, block_days(last.block, bar), settings)
+                metrics["luck"] = luck_of_members(daily, members, rule, block_days(last.block, bar))
         look: Mapping[str, Any] = {}
         if judged.part == TEST:
             if validated:

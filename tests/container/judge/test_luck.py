@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from judging import MINUTE, SMALL, market
-from ml.judge.daily import Members, block_days, daily_of, daily_of_model, luck_of_members
+from ml.judge.daily import Members, block_days, daily_of, daily_of_members, daily_of_model, luck_of_members
 from ml.judge.instruments import Instrument
 from ml.judge.luck import luck_of_results
 from ml.judge.performance import MODEL, measure
@@ -124,9 +124,12 @@ def test_members_of_a_population_are_tries():
     probabilities[2] = np.where(knows, 0.9, probabilities[2])
     judged = [Instrument(history, 20_000, probabilities[2])]
     daily = measure(judged, SMALL, MINUTE).daily
-    members = Members(np.arange(30_000), probabilities, chosen=2, tries=8)
-    found = luck_of_members(judged, members, daily.iloc[:, 1], 1, SMALL)
-    assert (found["tries"], found["known"], found["chosen"], found["rule"]) == (8, 6, "2", daily.columns[1])
+    members = Members(np.arange(30_000), probabilities, numbers=[0, 1, 3, 4, 5, 7], chosen=3, tries=8)
+    of_each = daily_of_members(judged, members, SMALL)
+    assert list(of_each) == members.numbers
+    pd.testing.assert_series_equal(of_each[3], daily[MODEL], check_names=False)
+    found = luck_of_members(of_each, members, daily.iloc[:, 1], 1)
+    assert (found["tries"], found["known"], found["chosen"], found["rule"]) == (8, 6, "3", daily.columns[1])
     year = np.sqrt(365.25 * len(daily) / ((daily.index[-1] - daily.index[0]).days + 1))
     assert found["sharpe"] == pytest.approx(daily[MODEL].mean() / daily[MODEL].std() * year, rel=1e-5)
     assert found["spa_p_value"] < 0.01 and found["overfitting_probability"] < 0.01

@@ -39,7 +39,7 @@ from ml.judge.bootstrap import CONFIDENCE, Bootstrap, Estimate
 from ml.judge.daily import Members, daily_of_members, luck_of_members
 from ml.judge.decided import DECIDED_ACCURACY, RANDOM_WALK, decided_scores, decided_verdict, random_walk_scores
 from ml.judge.instruments import Instrument
-from ml.judge.performance import block_of, measure
+from ml.judge.performance import TEST, block_of, measure
 from ml.judge.scores import ACCURACY, LOG_LOSS, Prediction, score
 from ml.learn.folds import split_by_time
 from ml.learn.network import build_network
@@ -257,7 +257,7 @@ def interval(estimate: Estimate, sign: str = "") -> str:
 def print_verdict(span: Span, results: Path) -> None:
     """Prints what a job would say of the shipped defaults on a stretch."""
     part = stretch(span)
-    found = measure([part.instrument(network(span, {}, results))], Settings(spread=SPREAD), BAR)
+    found = measure([part.instrument(network(span, {}, results))], Settings(spread=SPREAD), BAR, TEST)
     print(f"\n{found.decided_verdict} {found.verdict} {found.profit_verdict}")
 
 

@@ -361,4 +361,4 @@ def test_three_years_of_real_prices_fit_into_a_gigabyte_and_a_half(tmp_path, sha
     )
     assert done.returncode == 0, done.stderr
     assert "1,621,140 of 1,621,440 bars" in done.stdout
-    assert float(peak.read_text()) < 1.5 * 1e9 / 2**30
+    assert float(peak.read_text()) < 1.5

@@ -148,11 +148,13 @@ class Hosts:
 
     def fail(self, error: BaseException) -> None:
         """Tells the others why this host fails; they end with the same reason."""
-        if self._over or not self._links:
+        if not self._links:
             return
         if type(error).__name__ in _OF_COLLECTIVES:
-            # Where the reason is another host's death, that ends the process meanwhile.
+            # Where the reason is another host's death, the thread that hears of it ends the process meanwhile.
             time.sleep(SILENCE + _BEAT_SECONDS)
+        if self._over:
+            return
         self._over = True
         text = f"{self.name} failed: {printable(str(error) if isinstance(error, UserError) else one_line(error))}"
         self._tell_of_failure(text)

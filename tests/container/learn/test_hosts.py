@@ -143,6 +143,29 @@ def test_a_host_that_is_gone_ends_the_others(monkeypatch, silent, reason):
         theirs.close()
     assert listening.wait(20)
     assert ends[0].startswith(reason)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_collective_that_fails_by_a_death_leaves_the_reason_to_whoever_heard_of_it(monkeypatch):
+    ending, ended = threading.Event(), []
+
+    def end(message):
+        ending.set()
+        time.sleep(0.5)  # writes the reason
+        ended.append(message)
+        raise Ended
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    places = [Host("algo-1", "127.0.0.1"), Host("algo-2", "127.0.0.1")]
+    hosts = module.Hosts(places, 0, [links.Link("algo-2", ours)], end)
+    monkeypatch.setattr(module, "SILENCE", 1.0)
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
+    theirs.close()
+    assert ending.wait(20)
+    hosts.fail(type("UnavailableError", (Exception,), {})("a peer went down"))
+    assert [text.startswith("host algo-2 ended without a word") for text in ended] == [True]
     theirs.close()
 
 

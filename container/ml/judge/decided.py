@@ -24,6 +24,7 @@ DECIDED_ACCURACY, DECIDED_LOSS = "decided_accuracy", "decided_loss"
 RANDOM_WALK = "random walk (simulated)"
 
 _CHANCE = 0.5
+_MOST_WALKS, _WALKED_ROWS = 5, 5_000_000  # about a second for a million rows
 _LEAST_PROBABILITY = 1e-7  # for the logarithm
 
 
@@ -97,10 +98,11 @@ def decided_verdict(
 
 
 def random_walk_scores(instruments: Sequence[Instrument], settings: Settings, block: int) -> dict[str, Estimate]:
-    """What the logistic regression scores on a random walk with the histories' volatility: what skill cannot explain.
+    """What the logistic regression scores on random walks with the histories' volatility: what skill cannot explain.
 
     Each return of each history is given a random sign (of a fixed seed), the walk is labelled as a history is, the
-    regression is fitted on its training rows and scored on those that the model was asked to predict.
+    regression is fitted on its training rows and scored on those that the model was asked to predict. The scores are
+    the means over up to five such walks, fewer of histories that are long.
 
     Args:
         instruments: as given to `ml.judge.performance.measure`.
@@ -112,22 +114,35 @@ def random_walk_scores(instruments: Sequence[Instrument], settings: Settings, bl
         of the walk has none.
     """
     judged = [each for each in instruments if len(each.history)]
-    if any(each.decided is None for each in judged):
+    if not judged or any(each.decided is None for each in judged):
         return {}
+    rows = sum(len(each.history) for each in judged)
     rng = np.random.default_rng(0)
-    walks = [walk for each in judged if (walk := _walk_of(each, settings, rng))]
+    tried = range(max(1, min(_MOST_WALKS, _WALKED_ROWS // rows)))
+    found = [scored for _ in tried if (scored := _scores_of_walk(judged, settings, block, rng))]
+    if not found:
+        return {}
+    bootstrap = found[0][0]
+    return {
+        name: bootstrap.estimate(np.mean([scored[name] for _, scored in found], axis=0), least=0)
+        for name in (ACCURACY, LOG_LOSS, DECIDED_ACCURACY, DECIDED_LOSS)
+    }
+
+
+def _scores_of_walk(
+    instruments: Sequence[Instrument], settings: Settings, block: int, rng: np.random.Generator
+) -> tuple[Bootstrap, dict[str, np.ndarray]] | None:
+    """The regression's scores on one walk, and the bootstrap of its rows, which every walk shares."""
+    walks = [walk for each in instruments if (walk := _walk_of(each, settings, rng))]
     prediction = fitted_regression(walks, settings)
     if prediction is None:
-        return {}
+        return None
     held_out = pd.concat([walk.history.iloc[walk.predicted] for walk in walks])
     times, moments = np.unique(pd.DatetimeIndex(held_out.index).as_unit("ns").asi8, return_inverse=True)
     bootstrap = Bootstrap(len(times), block).at(moments)
     labels = held_out["position"].to_numpy() > 0
     scored = score(prediction, labels, bootstrap)
-    scored |= decided_scores(prediction, labels, held_out["decided"].to_numpy(), bootstrap)
-    return {
-        name: bootstrap.estimate(scored[name], least=0) for name in (ACCURACY, LOG_LOSS, DECIDED_ACCURACY, DECIDED_LOSS)
-    }
+    return bootstrap, scored | decided_scores(prediction, labels, held_out["decided"].to_numpy(), bootstrap)
 
 
 def _walk_of(instrument: Instrument, settings: Settings, rng: np.random.Generator) -> Instrument | None:

@@ -155,6 +155,30 @@ def test_a_port_in_use_is_told(tmp_path, market):
     assert hosts.first.failure.startswith(f"algo-1 cannot listen on port {hosts.port} of 127.0.0.1")
 
 
+# Ends the process as SIGKILL does, between the hosts' last word to each other and TensorFlow's connecting.
+DYING = """
+import os, signal, sys
+def dies(event, arguments):
+    if event == "os.putenv" and arguments[0] == b"TF_CONFIG":
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(dies)
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_host_that_dies_while_tensorflow_connects_ends_the_other(tmp_path, market, victim):
+    (tmp_path / "sitecustomize.py").write_text(DYING)
+    hosts = HostJobs(tmp_path, PRECISE | {"hosts_seconds": 20}, channel=market)
+    hosts.processes = [
+        job.start(**({"PYTHONPATH": str(tmp_path)} if number == victim else {}))
+        for number, job in enumerate(hosts.jobs)
+    ]
+    assert hosts.end()[victim] == -signal.SIGKILL
+    survivor = hosts.jobs[1 - victim]
+    assert hosts.processes[1 - victim].returncode == 1, hosts.errors
+    assert survivor.failure.startswith(f"TensorFlow did not connect to {hosts.names[victim]} (127.0.0.1:")
+
+
 def test_hosts_wait_for_one_that_starts_late(tmp_path, market):
     hosts = HostJobs(tmp_path, SMALL, channel=market)
     second = hosts.jobs[1].start()

@@ -1,5 +1,6 @@
-"""The image in the local modes of SageMaker's own SDKs, versions 2 and 3, each in an environment of its own."""
+"""SageMaker's own SDKs, versions 2 and 3, each in an environment of its own: the image in their local modes."""
 
+import functools
 import json
 import os
 import re
@@ -13,13 +14,15 @@ import kydb
 import pytest
 
 from hosts_script import SCRIPT
-from launching import LAUNCH
+from launching import LAUNCH, REPOSITORY
 from ml.data.sample_market import sample_market
+from ml.metrics import metric_definitions
 
 pytestmark = pytest.mark.slow
 
+V2, V3 = "sagemaker==2.257.7", "sagemaker==3.27.0"
 PROGRAMS = {
-    "sagemaker==2.257.7": """
+    V2: """
 import json, sys
 from sagemaker.estimator import Estimator
 from sagemaker.local import LocalSession
@@ -33,7 +36,7 @@ Estimator(
     **({"entry_point": script} if script else {}),
 ).fit({"train": f"file://{prices}"})
 """,
-    "sagemaker==3.27.0": """
+    V3: """
 import json, os, sys
 from sagemaker.train import ModelTrainer
 from sagemaker.train.configs import Compute, InputData, SourceCode
@@ -50,24 +53,52 @@ ModelTrainer(
 SMALL = {"lookback": "60", "nodes": "16", "epochs": "1", "batch_size": "512"}
 
 
+# What the documentation shows: version 3 takes objects, where the API and version 2 take dicts.
+DEFINITIONS = """
+from sagemaker.core.training.configs import MetricDefinition
+from ml.metrics import metric_definitions
+
+definitions = [MetricDefinition(name=each["Name"], regex=each["Regex"]) for each in metric_definitions()]
+"""
+# What its ModelTrainer makes of them, whose own constructor asks IAM for the role
+USE = """
+import json
+from sagemaker.core.shapes import AlgorithmSpecification
+
+taken = AlgorithmSpecification(training_input_mode="File", metric_definitions=definitions).metric_definitions
+print(json.dumps([[each.name, each.regex] for each in taken]))
+"""
+
+
+@pytest.fixture(scope="module")
+def python_with(tmp_path_factory):
+    """Gives the Python of an environment with an SDK."""
+
+    @functools.cache
+    def installed(requirement):
+        folder = tmp_path_factory.mktemp("sdk")
+        venv.create(folder / "venv", with_pip=True)
+        python = folder / "venv" / "bin" / "python"
+        # Most of its modules are never imported, so that compiling all of them would take longer than it saves.
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", requirement]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False, timeout=900)
+        return python, done.stderr.strip().splitlines()[-1] if done.returncode else ""
+
+    def python_of(requirement):
+        python, problem = installed(requirement)
+        if problem:
+            pytest.skip(f"{requirement} cannot be installed: {problem}")
+        return python
+
+    return python_of
+
+
 @pytest.fixture(scope="module", params=PROGRAMS, ids=["v2", "v3"])
-def sdk(request, tmp_path_factory):
+def sdk(request, python_with):
     """The Python of an environment with an SDK, and the program that uses it."""
     if not shutil.which("docker-compose"):
         pytest.skip("the SDKs' local modes need the command docker-compose (Debian: apt-get install docker-compose)")
-    folder = tmp_path_factory.mktemp("sdk")
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-    installed = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", request.param],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    if installed.returncode:
-        pytest.skip(f"{request.param} cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
-    return python, PROGRAMS[request.param]
+    return python_with(request.param), PROGRAMS[request.param]
 
 
 @pytest.fixture
@@ -169,3 +200,16 @@ def test_ctrl_c_stops_the_job_which_keeps_its_model(start, tmp_path):
         time.sleep(0.5)
     assert json.loads(found[0].read_text())["stopped"]
     assert (found[0].parent / "model.keras").is_file()
+
+
+def test_version_3_takes_the_metric_definitions(python_with):
+    done = subprocess.run(
+        [python_with(V3), "-c", DEFINITIONS + USE],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "container")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    taken = json.loads(done.stdout.splitlines()[-1])
+    assert taken == [[each["Name"], each["Regex"]] for each in metric_definitions()]

@@ -37,10 +37,11 @@ class Hosts:
         number: of this one, from 0.
         links: to all others on the first host; on another the one to the first.
         end: ends this process with a message.
+        seconds: to wait for the others at most where they are to connect.
 
     Attributes:
         names, addresses: of all hosts.
-        number: as given.
+        number, seconds: as given.
         count: of all hosts.
         first: whether this is the one that reports, writes checkpoints, saves and publishes.
     """
@@ -51,9 +52,11 @@ class Hosts:
         number: int = 0,
         links: Sequence[Link] = (),
         end: Callable[[str], NoReturn] | None = None,
+        seconds: float = 600.0,
     ):
         self.names, self.addresses = [host.name for host in hosts], [host.address for host in hosts]
         self.number, self.count, self.first = number, len(hosts), number == 0
+        self.seconds = seconds
         self._links, self._end = links, end
         self._turn = 0  # of what is told together, to find out a host that went another way
         self._over = self._stop_told = self._stop_heard = False

@@ -55,7 +55,7 @@ def joined(
     for host in hosts:
         _wait_for_name(host, deadline)
     links = _accepted(hosts, job, deadline) if number == 0 else [_connected(hosts[0], current, job, deadline)]
-    members = Hosts(hosts, number, links, end)
+    members = Hosts(hosts, number, links, end, seconds)
     say(f"host {current}, {number + 1} of {len(hosts)}: connected")
     try:
         yield members

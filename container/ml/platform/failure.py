@@ -1,6 +1,7 @@
 """A failed job's reason: output/failure for SageMaker, and the job's last line."""
 
 import contextlib
+import faulthandler
 import os
 import sys
 import traceback
@@ -14,6 +15,8 @@ from ml.files import write_whole
 from ml.log import quoted, say
 
 FAILURE_CHARACTERS = 1024  # SageMaker's FailureReason takes that many of output/failure
+
+_foreseen = set[Path]()  # files with the reason of an end that has not come yet
 
 
 class JobFailed(ClientError):
@@ -62,10 +65,31 @@ def end_failed(base: Path, message: str) -> NoReturn:
     """Ends the process with a failure from a thread, whatever the main thread is in; what had failed before counts."""
     path = base / "output" / "failure"
     with contextlib.suppress(OSError):
-        if not path.exists():
+        if path in _foreseen or not path.exists():
             write_whole(path, message[:FAILURE_CHARACTERS])
     say(f"error: {message}", stream=sys.stderr)
     os._exit(1)
+
+
+@contextlib.contextmanager
+def ended_after(base: Path, seconds: float, message: str):
+    """Ends the process with a failure where a block takes so long, even if nothing of Python can run meanwhile.
+
+    A library that waits with the interpreter's lock held stops every thread and every signal's handler. So the reason
+    is written first and taken away after the block, and a thread that needs no lock ends the process.
+    """
+    path = base / "output" / "failure"
+    _foreseen.add(path)
+    with contextlib.suppress(OSError):
+        write_whole(path, message[:FAILURE_CHARACTERS])
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        _foreseen.remove(path)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _text(error: BaseException) -> str:

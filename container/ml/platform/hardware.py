@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _SMALL = 100_000  # weights
 _THREADS = 4
 
+_CONNECTING_SECONDS = 50.0  # a host that dies ends the others within a minute
+
 _GPU_INSTANCE = re.compile(r"ml\.(p\d|g\d)")
 
 
@@ -147,6 +149,9 @@ def _instance_over(hosts: Hosts, kind: str, precision: str, description: str) ->
     """The choices for the devices of several hosts, whose TensorFlow processes this connects."""
     import tensorflow as tf
 
+    from ml.platform.failure import ended_after  # with SageMaker's toolkit, which nothing else here needs
+    from ml.platform.job import base_folder
+
     with socket.create_server(("", 0)) as free:  # which port is free only this host can tell
         port = free.getsockname()[1]
     addresses = [f"[{address}]" if ":" in address else address for address in hosts.addresses]
@@ -154,9 +159,18 @@ def _instance_over(hosts: Hosts, kind: str, precision: str, description: str) ->
     workers = [f"{address}:{port}" for address, port in zip(addresses, ports, strict=True)]
     task = {"type": "worker", "index": hosts.number}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    seconds = min(hosts.seconds, _CONNECTING_SECONDS)
+    others = ", ".join(f"{name} ({at})" for name, at in zip(hosts.names, workers, strict=True) if name != hosts.name)
+    with ended_after(
+        base_folder(),
+        seconds,
+        f"TensorFlow did not connect to {others} within {seconds:g} s: a host has ended, or the network does not let "
+        "the job's hosts reach each other on every port; a job on the same checkpoints goes on from the last one",
+    ):  # where another host has died, TensorFlow would wait for an hour with Python's lock held
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
     return Instance(
         description=description,
-        strategy=tf.distribute.MultiWorkerMirroredStrategy(),
+        strategy=strategy,
         precision=precision,
         compile_step=kind == "GPU",
         compile_update=False,

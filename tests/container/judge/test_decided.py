@@ -81,6 +81,7 @@ def test_where_positions_are_given_nothing_is_said_of_decided_bars():
     assert "mean_val_accuracy_gain" in means and "mean_val_decided_accuracy" not in means
 
 
+@pytest.mark.slow
 def test_a_random_walk_tells_what_carrying_on_alone_is_right_about():
     history = market(30_000, 2, 1.0, CONFIG)
     probability = np.full(9000, np.nan)

@@ -86,6 +86,7 @@ def test_one_instrument_is_measured_as_a_universe_of_it_is():
     assert "of 1 instruments" in together.verdict and "basis points" in together.profit_verdict
 
 
+@pytest.mark.slow
 def test_skill_planted_in_five_of_twenty_is_found_in_their_rows_and_in_no_others():
     frame = universe(sample_universe(20, 12_000, 2))
     rng = np.random.default_rng(7)
@@ -115,6 +116,7 @@ def test_blocks_are_the_same_times_for_all_so_instruments_that_move_together_tel
     assert five.trading[MODEL]["turnover"] == pytest.approx(5 * one.trading[MODEL]["turnover"])
 
 
+@pytest.mark.slow
 def test_a_forward_filled_copy_of_real_prices_has_their_verdict(shared):
     prices = pd.read_parquet(shared / "data/xbtusd_minutely_2017-06_2020-06.parquet").loc["2019-04"]
     config = dataclasses.replace(CONFIG, lookback=60, horizon=60, spread=0.5, validation_fraction=0.4)

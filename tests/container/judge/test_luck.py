@@ -116,6 +116,7 @@ def test_a_block_has_whole_days():
     )
 
 
+@pytest.mark.slow
 def test_members_of_a_population_are_tries():
     history = market(60_000, predictability=0)
     rng = np.random.default_rng(1)

@@ -132,6 +132,7 @@ def drift(seed, rows):
     return np.sign(hour).where(hour.abs() > 5e-4, 0).to_numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_skill_is_found_where_it_is_planted_and_nowhere_else(seed):
     rows, config = 300_000, Settings(lookback=300, spread=0.0)

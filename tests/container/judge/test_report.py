@@ -117,6 +117,7 @@ def test_the_page_escapes_everything_and_fetches_nothing(drawn):
     assert "1,234 minutes in 2 gaps, the longest 1,000 after 2023-01-01 01:39" in page
 
 
+@pytest.mark.slow
 def test_a_page_on_a_test_part_says_so_and_what_chose_and_what_a_refit_cannot_know(tmp_path, drawn):
     write_one(tmp_path, 1.1, pd.Timedelta(hours=1), TEST, refit=True, fee=0.0005)
     page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())

@@ -133,6 +133,7 @@ def test_a_refit_trains_every_row_as_the_kept_epochs_were_trained(fold):
     assert other[1]["loss"] != refit.history[1]["loss"]
 
 
+@pytest.mark.slow
 def test_a_refit_that_was_stopped_goes_on_from_checkpoints_of_its_own(tmp_path, fold):
     settings, places = dataclasses.replace(SMALL, epochs=3), Places("job", tmp_path)
     train_fold(settings, cpu(), "hash", places, never, fold)

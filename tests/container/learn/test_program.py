@@ -19,6 +19,7 @@ def losses(settings, instance):
     return np.array(history), trainer.probabilities(), trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "precision"),
     [
@@ -41,6 +42,7 @@ def test_one_program_gives_the_losses_of_the_pieces(changes, precision):
     assert [trainer.loop._evaluate.experimental_get_tracing_count()] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 3, 8])
 def test_a_resume_of_one_program_is_bit_for_bit_wherever_its_calls_begin(tmp_path, monkeypatch, after):
     uninterrupted, expected, _ = fit(REGULARISED, instance=one_program())
@@ -54,6 +56,7 @@ def test_a_resume_of_one_program_is_bit_for_bit_wherever_its_calls_begin(tmp_pat
     assert without_speed(result.history) == without_speed(expected.history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("began_as_one", [True, False])
 def test_a_resume_keeps_to_the_loop_that_the_training_began_with(tmp_path, began_as_one):
     began, other = (cpu(one_program=one) for one in (began_as_one, not began_as_one))

@@ -34,6 +34,7 @@ def trained(frame, settings, instance=None):
     return model, trainer.fit(report=silent).history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instance", [cpu(), cpu(one_program=True)], ids=["pieces", "program"])
 def test_labels_that_are_carried_on_change_nothing(instance):
     frame = rows()

@@ -42,6 +42,7 @@ def test_an_epoch_is_one_line_whose_numbers_the_declared_expressions_find():
         assert {name: float(match.group(1)) for name, match in found.items()} == metrics
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_others():
     one, same, other = (fit(dataclasses.replace(SMALL, seed=seed))[0] for seed in (5, 5, 6))
     assert same_weights(one, same)
@@ -136,6 +137,7 @@ def test_a_stop_keeps_the_best_weights_so_far():
     assert same_weights(model, one_epoch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "after"),
     [  # an epoch is a call of 1 step, 11 of 2, two of 1
@@ -188,6 +190,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
         fit(checkpoints=folder, identity={"data": "y", "nodes": 16})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precisions_learn_the_same(precision):
     settings = dataclasses.replace(SMALL, epochs=8, dropout=0.0)

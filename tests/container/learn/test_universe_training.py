@@ -44,6 +44,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, fold,
     assert without_speed(resumed.result.history) == without_speed(whole.result.history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_program", [False, True])
 def test_starts_of_64_bits_train_the_same_weights(monkeypatch, fold, whole, one_program):
     instance = cpu(one_program=one_program)

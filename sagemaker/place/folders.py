@@ -22,6 +22,7 @@ from place.record import (
     TUNING_RECORD,
     DamagedRecord,
     is_locked,
+    metric_definitions_of,
     metrics_in,
     read_record,
 )
@@ -147,11 +148,7 @@ class JobFolders:
 
     def metric_values(self, record: dict[str, Any], metric: str) -> list[float]:
         """The values of a metric in a job's log, one an epoch; [] where the job does not print it."""
-        definitions = [
-            definition
-            for definition in record["AlgorithmSpecification"]["MetricDefinitions"]
-            if definition["Name"] == metric
-        ]
+        definitions = [each for each in metric_definitions_of(record) if each["Name"] == metric]
         try:
             log = (self.folder(record["TrainingJobName"]) / LOG).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from place.hosts import folder_of_host, host_names_in
-from place.record import LOG, metrics_in
+from place.record import LOG, metric_definitions_of, metrics_in
 
 _FAILURE_CHARACTERS = 1024  # that SageMaker keeps
 _MOST_BYTES = 100_000_000  # of a metrics.json
@@ -42,7 +42,7 @@ def final_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     log = ""
     with contextlib.suppress(OSError):
         log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
-    found = metrics_in(log, record["AlgorithmSpecification"].get("MetricDefinitions", []))
+    found = metrics_in(log, metric_definitions_of(record))
     return [{"MetricName": name, "Value": values[-1]} for name, values in found.items() if values]
 
 

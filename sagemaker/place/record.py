@@ -91,6 +91,11 @@ def is_locked(folder: Path, name: str = JOB_LOCK) -> bool:
         return False
 
 
+def metric_definitions_of(record: dict[str, Any]) -> list[dict[str, str]]:
+    """How the metrics of a job are found in its log; empty where its request or a damaged record does not say."""
+    return record.get("AlgorithmSpecification", {}).get("MetricDefinitions", [])
+
+
 def metrics_in(log: str, definitions: list[dict[str, str]]) -> dict[str, list[float]]:
     """Metric name to the values that its regex finds in a log, in their order, as SageMaker does it."""
     found: dict[str, list[float]] = {definition["Name"]: [] for definition in definitions}

@@ -18,14 +18,11 @@ def runs(tmp_path_factory):
         "HyperParameterTuningJobName": "t",
         "HyperParameterTuningJobStatus": "Completed",
         "CreationTime": "2026-01-01T00:00:00+00:00",
-        "HyperParameterTuningJobConfig": {},
+        "HyperParameterTuningJobConfig": {
+            "HyperParameterTuningJobObjective": {"MetricName": "val_loss", "Type": "Minimize"}
+        },
     }
-    trial = job | {
-        "TrainingJobName": "t-001",
-        "TuningJobName": "t",
-        "HyperParameters": {},
-        "AlgorithmSpecification": {"MetricDefinitions": []},
-    }
+    trial = job | {"TrainingJobName": "t-001", "TuningJobName": "t", "HyperParameters": {}}  # and no definitions
     for name, file, record in (
         ("one", "training_job.json", job),
         ("t", "tuning_job.json", tuning),

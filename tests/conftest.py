@@ -29,14 +29,19 @@ _SERVED_BACKENDS = {"redis", "s3", "dynamodb", "s3rver", "dynalite"}
 
 
 def pytest_collection_modifyitems(items):
-    """Marks slow tests."""
+    """Marks slow tests, and puts the files of those first.
+
+    A file goes to one process, so that the files which take long are begun with and short ones fill up the end.
+    """
+    end_to_end = Path(__file__).with_name("end_to_end")
     for item in items:
         fixtures = set(item.fixturenames)
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         served = any(isinstance(value, str) and value in _SERVED_BACKENDS for value in parameters)
-        end_to_end = Path(__file__).with_name("end_to_end") in item.path.parents
-        if end_to_end or fixtures & _SLOW_FIXTURES or served:
+        if end_to_end in item.path.parents or fixtures & _SLOW_FIXTURES or served:
             item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (end_to_end not in item.path.parents, item.path not in slow))
 
 
 _current = None

@@ -254,11 +254,11 @@ def interval(estimate: Estimate, sign: str = "") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def print_verdict(span: Span, results: Path) -> None:
-    """Prints what a job would say of the shipped defaults on a stretch."""
-    part = stretch(span)
-    found = measure([part.instrument(network(span, {}, results))], Settings(spread=SPREAD), BAR, TEST)
-    print(f"\n{found.decided_verdict} {found.verdict} {found.profit_verdict}")
+def print_verdict(span: Span, name: str, results: Path) -> None:
+    """Prints what a job would say of a candidate on a stretch."""
+    probability = network(span, CANDIDATES[name], results)
+    found = measure([stretch(span).instrument(probability)], Settings(spread=SPREAD), BAR, TEST)
+    print(f"\n{name}: {found.decided_verdict} {found.verdict} {found.profit_verdict}")
 
 
 # Where the truth is known
@@ -380,7 +380,8 @@ def main() -> None:
         print_table(folds, options.names or list(CANDIDATES), options.results)
     if options.part != "folds":
         print_table([final], [SHIPPED, DECIDED, ORIGINAL], options.results)
-        print_verdict(final, options.results)
+        for name in (SHIPPED, DECIDED):
+            print_verdict(final, name, options.results)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def _member_request(options: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"the settings of {name} are not known before {job.name} ends")
     request = {key: record[key] for key in JOB_PARTS if key in record}
     request["StoppingCondition"].pop("MaxWaitTimeInSeconds", None)  # of spot instances, which --spot asks for
-    parameters = settings_of_member(record["HyperParameters"], members, job.member)
+    parameters = settings_of_member(record.get("HyperParameters", {}), members, job.member)
     return {"TrainingJobName": name, "HyperParameters": parameters, **request}
 
 

@@ -174,7 +174,7 @@ def population_of(record: Record, metrics: Mapping[str, Any]) -> tuple[Record, l
         record: the job's.
         metrics: its metrics.json; empty as long as there is none.
     """
-    parameters = record["HyperParameters"]
+    parameters = record.get("HyperParameters", {})
     monitor = parameters.get("monitor", SETTINGS["monitor"].default)
     metric = BEST_VAL_ACCURACY if monitor == VAL_ACCURACY else BEST_VAL_LOSS
     trials = trials_of_members({key: record[key] for key in SUMMARISED if key in record}, parameters, metrics, metric)

@@ -154,7 +154,7 @@ def print_trial(job: Job, trial: dict[str, Any]) -> None:
     say(f"{trial['TrainingJobName']}: {objective['MetricName']}={objective['Value']:.6g}")
     trained = job_of_trial(job, trial)
     record = trained.describe()
-    settings = record["HyperParameters"]
+    settings = record.get("HyperParameters", {})
     if trained.member is not None:
         settings = settings_of_member(settings, _members(trained, record)[1], trained.member)
     print_table(

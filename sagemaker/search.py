@@ -161,7 +161,7 @@ class Search:
             record = self._place.trial_record(job, self._record)
             self._running[pack] = [trial for trial, _ in self._points.draw(pack)]
             again = ("Interrupted",) if self._was_stopped_early(pack) else ("Interrupted", "Stopped")
-            if record["SecondaryStatus"] not in again:
+            if record.get("SecondaryStatus") not in again:
                 self._log(f"{job} {'ended meanwhile' if record['TrainingJobStatus'] in FINAL else 'goes on'}")
                 return
             self._place.remove_trial(job, self._record)
@@ -178,7 +178,7 @@ class Search:
             self._follow_epochs(self._running[pack][0], record)
         if record["TrainingJobStatus"] not in FINAL:
             return False
-        if record["SecondaryStatus"] == "Interrupted" and self._restarts.get(pack, 0) < _RESTARTS:
+        if record.get("SecondaryStatus") == "Interrupted" and self._restarts.get(pack, 0) < _RESTARTS:
             self._restarts[pack] = self._restarts.get(pack, 0) + 1
             self._log(f"{job} vanished and is started again")
             self._place.remove_trial(job, self._record)

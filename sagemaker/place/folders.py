@@ -181,7 +181,8 @@ class JobFolders:
     def trials_of(self, record: dict[str, Any], tuning: dict[str, Any]) -> list[dict[str, Any]]:
         """The trials that a job of a tuning job trains: itself, or the members of its population."""
         metric, _ = objective_of(tuning)
-        parameters, summary = record["HyperParameters"], {key: record[key] for key in SUMMARISED if key in record}
+        parameters = record.get("HyperParameters", {})
+        summary = {key: record[key] for key in SUMMARISED if key in record}
         if tuning.get("Pack", 1) > 1 and count_members(parameters) > 1:
             metrics = read_metrics(self.folder(record["TrainingJobName"]) / "model")
             found = trials_of_members(summary, parameters, metrics, metric)

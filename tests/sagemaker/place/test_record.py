@@ -22,7 +22,7 @@ def runs(tmp_path_factory):
             "HyperParameterTuningJobObjective": {"MetricName": "val_loss", "Type": "Minimize"}
         },
     }
-    trial = job | {"TrainingJobName": "t-001", "TuningJobName": "t", "HyperParameters": {}}  # and no definitions
+    trial = job | {"TrainingJobName": "t-001", "TuningJobName": "t"}  # and neither settings nor definitions
     for name, file, record in (
         ("one", "training_job.json", job),
         ("t", "tuning_job.json", tuning),

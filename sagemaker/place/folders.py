@@ -194,7 +194,7 @@ class JobFolders:
         names = [entry["Name"] for _, entry in ranges_of(tuning)]
         for trial in found:
             values = parameters | trial.get("TunedHyperParameters", {})
-            trial["TunedHyperParameters"] = {name: values[name] for name in names}
+            trial["TunedHyperParameters"] = {name: values[name] for name in names if name in values}
         return found
 
 

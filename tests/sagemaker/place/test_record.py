@@ -19,7 +19,8 @@ def runs(tmp_path_factory):
         "HyperParameterTuningJobStatus": "Completed",
         "CreationTime": "2026-01-01T00:00:00+00:00",
         "HyperParameterTuningJobConfig": {
-            "HyperParameterTuningJobObjective": {"MetricName": "val_loss", "Type": "Minimize"}
+            "HyperParameterTuningJobObjective": {"MetricName": "val_loss", "Type": "Minimize"},
+            "ParameterRanges": {"IntegerParameterRanges": [{"Name": "nodes", "MinValue": "1", "MaxValue": "64"}]},
         },
     }
     trial = job | {"TrainingJobName": "t-001", "TuningJobName": "t"}  # and neither settings nor definitions

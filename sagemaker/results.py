@@ -99,8 +99,7 @@ def _print_results(job: Job, record: dict[str, Any], *, verdicts: bool) -> None:
 def _grouped_metrics(metrics: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Titles and rows of name and value: of the epoch that was kept, of the validation and test rows, of the folds."""
     values = dict(metrics.get("best") or {})
-    once = metrics.get("performance", {}).get("metrics")
-    values |= once if isinstance(once, dict) else {}
+    values |= metrics.get("performance", {}).get("metrics", {})
     if not values:  # no metrics.json, as with a script of the user's: what its log told
         values = {entry["MetricName"]: entry.get("Value") for entry in record.get("FinalMetricDataList") or []}
     folds = len(metrics.get("folds", ())) or record.get("HyperParameters", {}).get("folds", "1")

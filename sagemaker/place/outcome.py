@@ -11,6 +11,7 @@ from typing import Any
 
 from place.hosts import folder_of_host, host_names_in
 from place.record import LOG, metric_definitions_of, metrics_in
+from place.record_shape import fits_metrics
 
 _FAILURE_CHARACTERS = 1024  # that SageMaker keeps
 _MOST_BYTES = 100_000_000  # of a metrics.json
@@ -95,12 +96,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
     with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
-        shapes = {"best": dict, "epochs": list, "performance": dict, "folds": list}
-        if (
-            isinstance(content, dict)
-            and {"best", "best_epoch", "epochs"} <= content.keys()
-            and all(isinstance(content.get(name, shape()), shape) for name, shape in shapes.items())
-        ):
+        if fits_metrics(content):
             return content
     return {}
 

@@ -1,16 +1,25 @@
-"""What commands take for granted of a record, so that a damaged one is named instead of ending them anywhere.
+"""What commands take for granted of a record and of a metrics.json, so that a damaged one ends no command.
 
 Standard library only.
 """
 
 import re
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def misfit(record: Any) -> str:
     """The name of the first part of a record that is not what it must be where it is there; empty where all is."""
     return _misfit(record, _RECORD, "record")
+
+
+def fits_metrics(content: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a metrics.json can be read where it is read."""
+    return (
+        isinstance(content, dict)
+        and {"best", "best_epoch", "epochs"} <= content.keys()
+        and not _misfit(content, _METRICS, "metrics")
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -76,6 +85,14 @@ _RECORD = {
         "ResourceLimits": {None: _is_count},
     },
     "TrainingJobDefinition": {"StaticHyperParameters": _TEXTS},
+}
+
+_METRICS = {
+    "best": {},
+    "epochs": [{}],
+    "performance": {"metrics": {}},
+    "folds": [{}],
+    "population": [{}],
 }
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from place.outcome import outcome_of
+from place.outcome import outcome_of, read_metrics
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,15 @@ def test_a_job_without_its_toolkits_word_is_completed_by_the_last_that_it_writes
         written[name] = {} if name != "published" else False
         (tmp_path / "model" / "metrics.json").write_text(json.dumps(written))
         assert bool(outcome_of(tmp_path, record)) == (last in written)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"best": None}, {"epochs": [None]}, {"epochs": {}}, {"performance": {"metrics": []}}, {"population": [1]}],
+    ids=str,
+)
+def test_a_metrics_file_of_another_shape_is_none(tmp_path, part):
+    whole = {"best": {}, "best_epoch": 1, "epochs": [{"loss": 0.5}]}
+    for content in (whole, whole | part):
+        (tmp_path / "metrics.json").write_text(json.dumps(content))
+        assert read_metrics(tmp_path) == (content if content == whole else {})

@@ -74,8 +74,9 @@ def instruments_of(parts: list[Part], source: str) -> dict[str, list[Part]]:
     """The parts of each instrument by its name.
 
     Raises:
-        UserError: some files have a column `symbol` and others have none.
+        UserError: some files have a column `symbol` and others have none, or their times lie too far apart.
     """
+    _refuse_far_apart([part for part in parts if len(part.frame)], source)
     symbols = {part.symbol for part in parts if len(part.frame)}
     if len(symbols) > 1:
         if "" in symbols:
@@ -100,6 +101,20 @@ def instruments_of(parts: list[Part], source: str) -> dict[str, list[Part]]:
     stems = {name: _stem(name) for name in by_file}
     unique = len(set(stems.values())) == len(stems)
     return {stems[name] if unique else name: group for name, group in by_file.items()}
+
+
+def _refuse_far_apart(parts: list[Part], source: str) -> None:
+    """Refuses files whose times no difference in 64 bits can tell apart."""
+    if not parts:
+        return
+    first = min(parts, key=lambda part: part.frame.index[0])
+    last = max(parts, key=lambda part: part.frame.index[-1])
+    begin, end = first.frame.index[0].as_unit("ns"), last.frame.index[-1].as_unit("ns")
+    if end.value - begin.value > np.iinfo(np.int64).max:
+        raise UserError(
+            f"{source}: times reach over more than 292 years, from {begin:%Y-%m-%d} in {first.name} to {end:%Y-%m-%d} "
+            f"in {last.name}; leave out the file whose times are wrong, or mend them"
+        )
 
 
 def _grouped(parts: list[Part], name_of: Callable[[Part], str]) -> dict[str, list[Part]]:

@@ -79,6 +79,17 @@ def test_some_files_with_a_symbol_and_some_without_are_refused(tmp_path):
         read(channel(tmp_path, files))
 
 
+@pytest.mark.parametrize("symbols", [("", ""), ("A", "B")], ids=["one", "two"])
+def test_files_that_lie_too_far_apart_are_told(tmp_path, symbols):
+    files = {}
+    for name, year, symbol in zip(("a.csv", "b.csv"), (1700, 2200), symbols, strict=True):
+        times = pd.date_range(f"{year}-01-01", periods=600, freq="min", tz="UTC")
+        frame = MARKETS["NOISE"].set_axis(times.rename("dt"))
+        files[name] = frame.assign(symbol=symbol) if symbol else frame
+    with pytest.raises(UserError, match=r"more than 292 years, from 1700-01-01 in a.csv to 2200-01-01 in b.csv"):
+        read(channel(tmp_path, files))
+
+
 def test_a_row_without_its_symbol_is_told(tmp_path):
     rows = MARKETS["NOISE"].assign(symbol=["A", "", *["B"] * 598])
     with pytest.raises(UserError, match=r"symbol is empty at line 3 .*; name the instrument of every row"):

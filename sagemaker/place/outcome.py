@@ -85,7 +85,7 @@ def _are_last(metrics: dict[str, Any], settings: dict[str, str]) -> bool:
         return True
     refit = str(settings.get("refit", "false")).lower() == "true"
     then = "published" if settings.get("model_db") else "refit" if refit else "performance"
-    return "performance" in metrics and then in metrics
+    return "performance" in metrics and metrics.get(then) is not None
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -48,7 +48,17 @@ _current = None
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_setup(item):
+    return (yield from _being_run(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    return (yield from _being_run(item))
+
+
+def _being_run(item):
+    """Notes which test is run; a teardown is left out, which may be that of a fixture that slow tests shared."""
     global _current
     _current = item
     try:

@@ -37,6 +37,7 @@ from place.record import (
 )
 
 _STOP_SECONDS = 120  # between SIGTERM and SIGKILL, as on SageMaker
+_KILLED = (-signal.SIGKILL, 137)  # codes of a process, and of a container
 # After a host has failed: until the others are asked to end, which should have noticed, and then until they are killed.
 _NOTICE_SECONDS, _END_SECONDS = 75, 15
 _POLL_SECONDS = 0.05
@@ -54,6 +55,7 @@ class _JobRun:
         self._unsaved = False  # whether the disk refused the record
         self._failed_at = float("inf")  # when a host failed first, and the others still ran
         self._failed: int | None = None  # index of the host that failed first, unless the job was stopped before
+        self._killed = False  # whether hosts that did not end were killed here
         signal.signal(signal.SIGTERM, lambda *_: self._ask_to_stop("Stopped"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if sys.platform == "linux":  # what a job leaves behind comes to this process and not to init
@@ -126,7 +128,7 @@ class _JobRun:
         """
         started = time.monotonic()
         limit = self._record["StoppingCondition"].get("MaxRuntimeInSeconds", float("inf"))
-        asked, asked_others, killed, kill_at = False, False, False, float("inf")
+        asked, asked_others, kill_at = False, False, float("inf")
         while True:
             codes = [process.poll() for process in self._processes]
             for host, code in zip(self._record[HOSTS], codes, strict=False):  # fewer where not all could be started
@@ -151,8 +153,8 @@ class _JobRun:
             if running and elapsed > self._failed_at + _NOTICE_SECONDS and not asked_others:
                 asked_others, kill_at = True, min(kill_at, elapsed + _END_SECONDS)
                 signal_job(self._record, signal.SIGTERM)
-            if running and elapsed > kill_at and not killed:
-                killed = True
+            if running and elapsed > kill_at and not self._killed:
+                self._killed = True
                 signal_job(self._record, signal.SIGKILL)
             if not running and (not asked or elapsed > kill_at):
                 for pid in left_behind:
@@ -188,6 +190,8 @@ class _JobRun:
         failed = self._failed
         if failed is None:
             failed = next((number for number, code in enumerate(codes) if code), None)
+        if failed is not None and not self._killed:  # one that was killed has been told by others before it was seen
+            failed = next((number for number, code in enumerate(codes) if code in _KILLED), failed)
         if failed is not None or not reason:
             record["ExitCode"] = 0 if failed is None else codes[failed]
         if self._stopped_because and self._failed is None:

@@ -20,6 +20,12 @@ def main():
             time.sleep(0.05)
         print("stopped", me, flush=True)
         return
+    if mode == "told":  # one is killed, and is seen to have ended after another has said so
+        time.sleep(1 if me == culprit else 0.2)
+        if me == culprit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        (base / "output" / "failure").write_text(f"host {culprit} ended without a word")
+        sys.exit(1)
     if mode == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("started", me, flush=True)

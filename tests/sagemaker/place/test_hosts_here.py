@@ -132,6 +132,14 @@ def test_a_host_that_fails_ends_the_job_and_is_named(launch, start):
 
 
 @pytest.mark.slow
+def test_a_killed_host_is_the_reason_though_another_says_so_first(launch, start):
+    start(HOSTS_MODE="told", HOSTS_CULPRIT="algo-2")
+    record = ended(launch)
+    assert record["FailureReason"].startswith("AlgorithmError: algo-2: the process was killed by SIGKILL")
+    assert [host["ExitCode"] for host in record[HOSTS]] == [1, -signal.SIGKILL]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["wait", "deaf"])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_host_ends_the_job_whatever_the_others_do(launch, start, mode, victim):

@@ -36,14 +36,11 @@ def luck_of_trials(
     if best is None:
         return {}
     read = functools.cache(lambda job: read_metrics(folder_of(job) / "model").get("daily"))
-    daily = {
-        name: found
-        for name, job, member in (
-            (trial["TrainingJobName"], trial.get("MemberOf", trial["TrainingJobName"]), trial.get("Member"))
-            for trial in judged
-        )
-        if (found := _daily_of(read(job), member))
-    }
+    daily = {}
+    for trial in judged:
+        name = trial["TrainingJobName"]
+        if found := _daily_of(read(trial.get("MemberOf", name)), trial.get("Member")):
+            daily[name] = found
     return luck_of_tries(daily, best["TrainingJobName"], len(judged) + parents)
 
 

@@ -76,19 +76,16 @@ def instruments_of(parts: list[Part], source: str) -> dict[str, list[Part]]:
     Raises:
         UserError: some files have a column `symbol` and others have none, or their times lie too far apart.
     """
-    _refuse_far_apart([part for part in parts if len(part.frame)], source)
-    symbols = {part.symbol for part in parts if len(part.frame)}
+    filled = [part for part in parts if len(part.frame)]
+    _refuse_far_apart(filled, source)
+    symbols = {part.symbol for part in filled}
     if len(symbols) > 1:
         if "" in symbols:
-            one, other = (
-                next(part.name for part in parts if len(part.frame) and bool(part.symbol) is named)
-                for named in (True, False)
-            )
+            one, other = (next(part.name for part in filled if bool(part.symbol) is named) for named in (True, False))
             raise UserError(
                 f"{source}: {one} has a column symbol and {other} has none; give every file the column, or none"
             )
         return _grouped(parts, lambda part: part.symbol)
-    filled = [part for part in parts if len(part.frame)]
     folders = {PurePosixPath(part.name).parts[0] for part in filled if "/" in part.name}
     if len(folders) > 1 and all("/" in part.name for part in filled):
         by_folder = _grouped(filled, lambda part: PurePosixPath(part.name).parts[0])

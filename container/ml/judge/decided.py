@@ -119,30 +119,32 @@ def random_walk_scores(instruments: Sequence[Instrument], settings: Settings, bl
     rows = sum(len(each.history) for each in judged)
     rng = np.random.default_rng(0)
     tried = range(max(1, min(_MOST_WALKS, _WALKED_ROWS // rows)))
-    found = [scored for _ in tried if (scored := _scores_of_walk(judged, settings, block, rng))]
-    if not found:
+    predicted = [found for _ in tried if (found := _predicted_walk(judged, settings, rng))]
+    if not predicted:
         return {}
-    bootstrap = found[0][0]
+    index = pd.DatetimeIndex(predicted[0][1].index)  # the same of every walk
+    times, moments = np.unique(index.as_unit("ns").asi8, return_inverse=True)
+    bootstrap = Bootstrap(len(times), block).at(moments)
+    scores = []
+    for prediction, held_out in predicted:
+        labels = held_out["position"].to_numpy() > 0
+        decided = decided_scores(prediction, labels, held_out["decided"].to_numpy(), bootstrap)
+        scores.append(score(prediction, labels, bootstrap) | decided)
     return {
-        name: bootstrap.estimate(np.mean([scored[name] for _, scored in found], axis=0), least=0)
+        name: bootstrap.estimate(np.mean([scored[name] for scored in scores], axis=0), least=0)
         for name in (ACCURACY, LOG_LOSS, DECIDED_ACCURACY, DECIDED_LOSS)
     }
 
 
-def _scores_of_walk(
-    instruments: Sequence[Instrument], settings: Settings, block: int, rng: np.random.Generator
-) -> tuple[Bootstrap, dict[str, np.ndarray]] | None:
-    """The regression's scores on one walk, and the bootstrap of its rows, which every walk shares."""
+def _predicted_walk(
+    instruments: Sequence[Instrument], settings: Settings, rng: np.random.Generator
+) -> tuple[Prediction, pd.DataFrame] | None:
+    """What the regression says on one walk, and the rows that it says it of; None where it has none."""
     walks = [walk for each in instruments if (walk := _walk_of(each, settings, rng))]
     prediction = fitted_regression(walks, settings)
     if prediction is None:
         return None
-    held_out = pd.concat([walk.history.iloc[walk.predicted] for walk in walks])
-    times, moments = np.unique(pd.DatetimeIndex(held_out.index).as_unit("ns").asi8, return_inverse=True)
-    bootstrap = Bootstrap(len(times), block).at(moments)
-    labels = held_out["position"].to_numpy() > 0
-    scored = score(prediction, labels, bootstrap)
-    return bootstrap, scored | decided_scores(prediction, labels, held_out["decided"].to_numpy(), bootstrap)
+    return prediction, pd.concat([walk.history.iloc[walk.predicted] for walk in walks])
 
 
 def _walk_of(instrument: Instrument, settings: Settings, rng: np.random.Generator) -> Instrument | None:

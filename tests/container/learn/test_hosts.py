@@ -120,6 +120,15 @@ def test_a_host_that_fails_ends_the_others_with_its_reason():
     assert ends == ["algo-2 failed: no prices"] * 2
 
 
+def first_of_two(end):
+    """The hosts of a job as the first of two sees them, and the other's end of the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    places = [Host("algo-1", "127.0.0.1"), Host("algo-2", "127.0.0.1")]
+    return module.Hosts(places, 0, [links.Link("algo-2", ours)], end), theirs
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     ("silent", "reason"), [(False, "host algo-2 ended without a word"), (True, "host algo-2 gave no sign of life for")]
@@ -134,15 +143,12 @@ def test_a_host_that_is_gone_ends_the_others(monkeypatch, silent, reason):
         listening.set()
         raise Ended
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        ours, _ = server.accept()
-    places = [Host("algo-1", "127.0.0.1"), Host("algo-2", "127.0.0.1")]
-    module.Hosts(places, 0, [links.Link("algo-2", ours)], end)
+    _, theirs = first_of_two(end)
     if not silent:
         theirs.close()
     assert listening.wait(20)
     assert ends[0].startswith(reason)
+    theirs.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -155,18 +161,13 @@ def test_a_collective_that_fails_by_a_death_leaves_the_reason_to_whoever_heard_o
         ended.append(message)
         raise Ended
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
-        ours, _ = server.accept()
-    places = [Host("algo-1", "127.0.0.1"), Host("algo-2", "127.0.0.1")]
-    hosts = module.Hosts(places, 0, [links.Link("algo-2", ours)], end)
+    hosts, theirs = first_of_two(end)
     monkeypatch.setattr(module, "SILENCE", 1.0)
     monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
     theirs.close()
     assert ending.wait(20)
     hosts.fail(type("UnavailableError", (Exception,), {})("a peer went down"))
     assert [text.startswith("host algo-2 ended without a word") for text in ended] == [True]
-    theirs.close()
 
 
 def test_strangers_are_passed_over():

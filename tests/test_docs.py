@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import yaml
 
+from bench import CASES
 from launch import main
 from ml.hyperparameters import problems_with
 
@@ -140,6 +141,12 @@ def test_a_make_target_exists_and_takes_what_it_is_given(line):
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     for variable in variables:
         assert f"$({variable.partition('=')[0]})" in makefile
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_benchmark_that_is_named_exists(page):
+    for names in re.findall(r"make bench ARGS=(\w+)|bench\.py (\w+)|`(\w+)` in `make bench`", text_of(page)):
+        assert "".join(names) in CASES
 
 
 def test_every_command_of_the_launcher_is_documented():

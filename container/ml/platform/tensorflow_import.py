@@ -18,7 +18,7 @@ def import_tensorflow() -> None:
     for name in ("absl", "tensorflow", "matplotlib"):  # which warn of .h5 files, asked for here, and tell of fonts
         logging.getLogger(name).setLevel(logging.ERROR)
     cuda.open_libraries()
-    with _without_banners(), _without_matplotlib():
+    with _without_banners(), _without_extras():
         importlib.import_module("tensorflow")
         importlib.import_module("keras")
     gc.enable()  # which bin/train disabled while modules are imported
@@ -41,12 +41,13 @@ def _without_banners() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_matplotlib() -> Iterator[None]:
-    """Hides matplotlib, which Keras imports where it is found for plots that nobody asks for: half a second."""
+def _without_extras() -> Iterator[None]:
+    """Hides what Keras imports where it is found, for plots and wrappers that nobody asks for: half a second each."""
     modules = cast(dict[str, object], sys.modules)
-    absent = modules.setdefault("matplotlib", None) is None  # None: what Python takes for not installed
+    hidden = [name for name in ("matplotlib", "sklearn") if name not in modules]
+    modules |= dict.fromkeys(hidden)  # None: what Python takes for not installed
     try:
         yield
     finally:
-        if absent:
-            del modules["matplotlib"]
+        for name in hidden:
+            del modules[name]

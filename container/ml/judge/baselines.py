@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.optimize
 import scipy.special
 
 from ml.judge.bars import counted
@@ -22,6 +21,9 @@ _RULE_BARS = (30, 60, 120, 240, 480, 720, 1440)
 _REGRESSORS = 60  # prices of a window that the logistic regression sees, evenly spaced
 _FITTED_WINDOWS = 50_000
 _RIDGE = 1e-3
+_MOST_STEPS, _SMALLEST_STEP = 100, 1e-3
+_SMALLEST_GAIN = 1e-9  # of the mean loss
+_TINY = 1e-9  # added to the curvature, which is 0 where labels are all of one kind
 
 
 class _Rows(NamedTuple):
@@ -180,15 +182,28 @@ def _regression(rows: Sequence[_Rows], lookback: int) -> Prediction:
 
 
 def _logistic_weights(x: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """The weights (columns,) of a logistic regression of sign (+1, -1) on x (rows, columns), the last one's free."""
+    """The weights (columns,) of a logistic regression of sign (+1, -1) on x (rows, columns), the last one's free.
+
+    Newton's method, since there are few columns: it takes about five steps where L-BFGS takes fifty.
+    """
     ridge = np.full(x.shape[1], _RIDGE)
     ridge[-1] = 0  # the intercept
 
-    def loss(weights):
+    def margins(weights):
         margin = sign * (x @ weights.astype(np.float32))
-        slope = -sign * scipy.special.expit(-margin) / len(x)
-        return np.logaddexp(0, -margin).mean() + ridge @ weights**2 / 2, (
-            slope.astype(np.float32) @ x
-        ) + ridge * weights
+        return margin, np.logaddexp(0, -margin).mean() + ridge @ weights**2 / 2
 
-    return scipy.optimize.minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+    weights = np.zeros(x.shape[1])
+    margin, loss = margins(weights)
+    for _ in range(_MOST_STEPS):
+        wrong = scipy.special.expit(-margin)
+        slope = ridge * weights - (sign * wrong).astype(np.float32) @ x / len(x)
+        curvature = (x.T * (wrong * (1 - wrong)).astype(np.float32)) @ x / len(x) + np.diag(ridge + _TINY)
+        step = np.linalg.solve(curvature, slope)
+        if slope @ step < _SMALLEST_GAIN:
+            break
+        size = 1.0
+        while (found := margins(weights - size * step))[1] > loss and size > _SMALLEST_STEP:
+            size /= 2
+        weights, (margin, loss) = weights - size * step, found
+    return weights

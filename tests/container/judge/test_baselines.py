@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from judging import MINUTE, SMALL, market
 from ml.data.sample_market import sample_market
-from ml.judge.baselines import baselines, extremes
+from ml.judge.baselines import _RIDGE, _logistic_weights, baselines, extremes
 from ml.judge.instruments import Instrument
 from ml.learn.folds import folds_of
 from ml.optimal_position import labelled
@@ -39,6 +39,25 @@ def test_logistic_regression_learns_what_is_linear_in_the_window():
     history = pd.DataFrame({"mid": mid, "position": np.where(mid - low > 0.3 * (high - low), 1.0, -1.0)})
     *_, regression = baselines([Instrument(history, 4000, np.zeros(1000))], SMALL, MINUTE)
     assert np.mean(regression.buy == (history["position"] > 0)[-1000:]) > 0.97
+
+
+@pytest.mark.parametrize("skill", [0.0, 1.0, 100.0], ids=["chance", "skill", "separable"])
+def test_the_regressions_weights_are_those_of_scikit_learn(skill):
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="ffn in tests/requirements.txt brings it")
+    rng = np.random.default_rng(1)
+    walks = rng.normal(size=(3000, 30)).cumsum(axis=1)  # columns as alike as a window's neighbouring prices
+    x = np.column_stack([walks / np.abs(walks).max(axis=1, keepdims=True), np.ones(3000)]).astype(np.float32)
+    buys = skill * (x[:, 0] - x[:, 20] + 0.1) + rng.logistic(size=3000) * (skill < 100) > 0
+    theirs = linear_model.LogisticRegression(C=1 / (_RIDGE * 3000), solver="newton-cholesky", tol=1e-6)
+    theirs.fit(x[:, :-1], buys)
+    ours = _logistic_weights(x, np.where(buys, 1.0, -1.0))
+    np.testing.assert_allclose(ours, [*theirs.coef_[0], theirs.intercept_[0]], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_regression_on_one_kind_of_label_says_that_one(sign):
+    x = np.column_stack([np.random.default_rng(1).random((500, 5)), np.ones(500)]).astype(np.float32)
+    assert np.all(np.sign(x @ _logistic_weights(x, np.full(500, sign))) == sign)
 
 
 @settings(max_examples=15, deadline=None)

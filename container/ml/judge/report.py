@@ -225,6 +225,11 @@ def _thinned(frame):
     return frame.iloc[:: -(-len(frame) // _POINTS)]
 
 
+def _times(frame) -> pd.DatetimeIndex:
+    """The times of its rows without their zone, UTC: matplotlib converts times with a zone one by one."""
+    return frame.index.tz_localize(None)
+
+
 def _png(figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
@@ -273,14 +278,15 @@ def _position(name: str, part: pd.DataFrame, bar: pd.Timedelta, whose: str = "")
     when = f"{first} to {last}"
     # Each on a line of its own: together they are wider than the picture.
     price, bands = chart(f"{whose}\n{when}" if whose else when, y="price", nrows=2, sharex=True, height_ratios=(4, 1))
-    price.plot(part.index, part["mid"], color=GREY, linewidth=0.8)
+    times = _times(part)
+    price.plot(times, part["mid"], color=GREY, linewidth=0.8)
     number_ticks(price.yaxis)
     for level, column, color, label in (
         (1, "optimal_position", ORANGE, "optimal position long"),
         (0, "prediction", BLUE, "prediction long"),
     ):
         bands.fill_between(
-            part.index,
+            times,
             level + 0.08,
             level + 0.92,
             where=part[column] > 0,
@@ -292,7 +298,7 @@ def _position(name: str, part: pd.DataFrame, bar: pd.Timedelta, whose: str = "")
     bands.set_yticks([])
     bands.set_ylim(0, 2)
     bands.spines["left"].set_visible(False)
-    bands.set_xlim(part.index[0], part.index[-1])
+    bands.set_xlim(times[0], times[-1])
     date_ticks(bands.xaxis)
     legend(price.figure, 2)
     return name, "positions", f"Optimal position and prediction, {f'{whose}, ' if whose else ''}{when}", price.figure
@@ -303,7 +309,7 @@ def _profit(name: str, title: str, performance: Performance, shown: list[str]):
     colors = {MODEL: BLUE, performance.best_baseline: GREEN, HOLDING: GREY, OPTIMAL: ORANGE}
     curves = _thinned(performance.curves)
     for each in shown:
-        axes.plot(curves.index, curves[each], color=colors[each], linewidth=1.2, label=plain(each))
+        axes.plot(_times(curves), curves[each], color=colors[each], linewidth=1.2, label=plain(each))
     number_ticks(axes.yaxis)
     date_ticks(axes.xaxis)
     legend(axes.figure, 2)
@@ -338,14 +344,14 @@ def _data(metrics, history: pd.DataFrame, performance: Performance, shown: dict[
         prices = _thinned(history["mid"].iloc[slices[symbol]]).astype(float)
         if of_several:
             axes.plot(
-                prices.index,
+                _times(prices),
                 prices / prices.iloc[0],
                 color=next(colors),
                 linewidth=0.8,
                 label=plain(f"{which}: {symbol[:_NAME]}"),
             )
         else:
-            axes.plot(prices.index, prices, color=GREY, linewidth=0.8, label="mid")
+            axes.plot(_times(prices), prices, color=GREY, linewidth=0.8, label="mid")
     frame, part = performance.frame, performance.part
     if part == TEST and metrics["folds"]:
         first, last = (pd.Timestamp(metrics["folds"][-1][end]) for end in ("first", "last"))

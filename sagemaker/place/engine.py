@@ -91,10 +91,12 @@ def remove_all(record: dict[str, Any]) -> None:
         return
     deadline = time.monotonic() + _REMOVAL_SECONDS
     while True:
+        containers = _docker("ps", "--all", "--quiet", "--no-trunc", *_filters(labels)).split()
+        networks = _networks(labels, "{{.ID}}") if NETWORK in record else []
         try:
-            if containers := _docker("ps", "--all", "--quiet", "--no-trunc", *_filters(labels)).split():
+            if containers:
                 _docker("rm", "--force", *containers)
-            if networks := _networks(labels, "{{.ID}}") if NETWORK in record else []:
+            if networks:
                 _docker("network", "rm", *networks)
             return
         except EngineSilent:  # such as of a container that is being removed already

@@ -168,7 +168,7 @@ sys.addaudithook(dies)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_host_that_dies_while_tensorflow_connects_ends_the_other(tmp_path, market, victim):
     (tmp_path / "sitecustomize.py").write_text(DYING)
-    hosts = HostJobs(tmp_path, PRECISE | {"hosts_seconds": 20}, channel=market)
+    hosts = HostJobs(tmp_path, PRECISE | {"hosts_seconds": 12}, channel=market)
     hosts.processes = [
         job.start(**({"PYTHONPATH": str(tmp_path)} if number == victim else {}))
         for number, job in enumerate(hosts.jobs)

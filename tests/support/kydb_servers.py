@@ -117,7 +117,7 @@ def _npm_program(name: str) -> Path:
 
 @contextlib.contextmanager
 def _running(command: list, port: int):
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(["node", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until_open(port)
         yield f"http://127.0.0.1:{port}"
@@ -138,8 +138,9 @@ def running_dynalite():
 def running_s3rver(folder):
     """URL of an s3rver, which answers as S3 does and keeps its objects in a folder."""
     port = free_port()
-    command = [_npm_program("s3rver"), "-d", folder, "-p", str(port), "-a", "127.0.0.1", "--silent"]
-    with _running([*command, "--allow-mismatched-signatures"], port) as url:
+    mended = ["--require", Path(__file__).with_name("s3rver_keeps_folders.js"), _npm_program("s3rver")]
+    options = ["-d", folder, "-p", str(port), "-a", "127.0.0.1", "--silent", "--allow-mismatched-signatures"]
+    with _running([*mended, *options], port) as url:
         yield url
 
 

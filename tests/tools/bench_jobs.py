@@ -16,6 +16,12 @@ from pathlib import Path
 from bench_parts import BATCH, LOOKBACK, NODES, YEAR, has_gpu, history, in_turns, ratio, steps_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+MILESTONES = {  # how a line begins, and what it tells
+    "training on ": "seconds_to_prices_read_and_labelled",
+    "device:": "seconds_to_tensorflow_imported",
+    "running:": "seconds_to_first_step_done",
+    "epoch=1/": "seconds_to_first_epoch_line",
+}
 
 
 def reading():
@@ -101,23 +107,17 @@ def _run(base: Path, *before: str | Path, **environment: str) -> tuple[dict[str,
         text=True,
     )
     times, output = _times_of(process.stdout, began)
-    if process.wait():
-        raise RuntimeError(output)
+    if process.wait() or len(times) < len(MILESTONES):
+        raise RuntimeError(f"the job failed, or its lines are called otherwise now: {output}")
     return times | {"seconds": time.perf_counter() - began}, output
 
 
 def _times_of(lines, began: float, last: str | None = None) -> tuple[dict[str, float], str]:
     """Seconds from `began` to the job's milestones as their lines arrive, to the `last`, and all that was printed."""
-    milestones = {
-        "prices:": "seconds_to_prices_read_and_labelled",
-        "device:": "seconds_to_tensorflow_imported",
-        "running:": "seconds_to_first_step_done",
-        "epoch=1/": "seconds_to_first_epoch_line",
-    }
     times, output = {}, []
     for line in lines:
         output.append(line)
-        for start, name in milestones.items():
+        for start, name in MILESTONES.items():
             if line.startswith(start):
                 times[name] = time.perf_counter() - began
         if last and line.startswith(last):

@@ -24,7 +24,7 @@ DECIDED_ACCURACY, DECIDED_LOSS = "decided_accuracy", "decided_loss"
 RANDOM_WALK = "random walk (simulated)"
 
 _CHANCE = 0.5
-_MOST_WALKS, _WALKED_ROWS = 5, 5_000_000  # about a second for a million rows
+_MOST_WALKS, _WALKED_ROWS = 5, 5_000_000  # a walk of a million rows takes a third of a second
 _LEAST_PROBABILITY = 1e-7  # for the logarithm
 
 

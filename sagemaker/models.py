@@ -79,8 +79,12 @@ def find_h5_file(folder: Path, model_key: str) -> Path:
 
 
 def job_and_settings(folder: Path) -> tuple[str, dict[str, str]]:
-    """A model's job and its settings as text, by its job.json; both empty where there is none."""
-    with contextlib.suppress(FileNotFoundError, UserError):
+    """A model's job and its settings as text, by its job.json; both empty where there is none.
+
+    Raises:
+        UserError: it is damaged, or of a later version.
+    """
+    with contextlib.suppress(FileNotFoundError):
         record = read_job_record(folder)
         texts = {
             name: str(value)

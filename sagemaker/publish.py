@@ -109,7 +109,7 @@ def _publish_folder(
     from ml.deliver.results import read_metrics as read_whole_metrics
 
     about = measured = None
-    with contextlib.suppress(FileNotFoundError, UserError):  # then the record says what the .h5 file itself says
+    with contextlib.suppress(FileNotFoundError):  # then the record says what the .h5 file itself says
         about = publishing.description(read_job_record(folder), read_whole_metrics(folder))
     if about and about["measured_sha256"]:
         measured = _read_measured(folder / MEASURED_FOLDER / path.name)

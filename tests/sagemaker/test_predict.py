@@ -1,6 +1,7 @@
 """Predicting with, and publishing, models wherever they lie: a job, a folder, an archive, a key of KYDB."""
 
 import json
+import shutil
 import tarfile
 
 import kydb
@@ -144,6 +145,22 @@ def test_a_model_of_another_lookback_is_replaced_only_when_that_is_asked_for(tra
     assert "holds a model that takes 1440 prices" in refused
     launch("publish", "one", "--model-db", url, "--replace-lookback")
     assert connect(url).read("/models/m.h5", reload=True) == (launch.runs / "one" / "model" / "m.h5").read_bytes()
+
+
+def test_a_model_whose_record_is_damaged_is_refused_and_not_taken_for_one_without_settings(trained, tmp_path):
+    launch = trained[0]
+    model = shutil.copytree(launch.runs / "one" / "model", tmp_path / "model")
+    record = (model / "job.json").read_text()
+    (model / "job.json").write_text(record[: len(record) // 2])
+    url = f"files:/{tmp_path / 'kydb'}"
+    for told in (
+        predict(trained, tmp_path / "p.parquet", model, expect=1),
+        launch("publish", model, "--model-db", url, "--model-key", "/models/m.h5", expect=1),
+    ):
+        assert told.startswith(f"error: {model}/job.json is damaged and cannot be read: ") and told.count("\n") == 1
+    assert not (tmp_path / "p.parquet").exists() and not (tmp_path / "kydb").exists()
+    (model / "job.json").unlink()
+    launch("publish", model, "--model-db", url, "--model-key", "/models/m.h5")
 
 
 def test_an_archive_that_is_none_is_told(trained, tmp_path):

@@ -62,13 +62,15 @@ def _calls(script, folder, prepare, syscalls, trace) -> list[tuple[int, str]]:
 
 
 def _traced(script, folder, syscalls, trace, options):
+    # `make coverage` measures processes that are started, by system calls of its own, which differ from run to run.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
         [
             *("strace", "--decode-fds=path", "--string-limit=0", "-o", trace, "-e", f"trace={','.join(syscalls)}"),
             *options,
             *(sys.executable, "-c", script, folder),
         ],
-        env=os.environ | {"PYTHONPATH": str(CONTAINER), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"},
+        env=environment | {"PYTHONPATH": str(CONTAINER), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
         check=False,

@@ -59,7 +59,7 @@ def examined(aws: Aws, request: dict[str, Any], *, cheap: bool = False) -> Itera
         ("image", lambda: looks.image(aws, job), True),
         ("permissions", lambda: looks.permissions(aws, request, account), False),
         ("writing", lambda: looks.writing(aws, job), False),
-        ("accelerator", lambda: looks.accelerator(aws, job), False),
+        ("accelerator", lambda: looks.accelerator(aws, request), False),
         ("quota", lambda: looks.quota(aws, request), False),
         *(
             (f"channel {name}", lambda uri=source["S3Uri"]: looks.channel(aws, uri), False)

@@ -205,8 +205,9 @@ def _manifest(aws: Aws, parts: dict[str, str], digest: str = "") -> dict[str, An
     return json.loads(answer["images"][0]["imageManifest"])
 
 
-def accelerator(aws: Aws, job: dict[str, Any]) -> str:
+def accelerator(aws: Aws, request: dict[str, Any]) -> str:
     """Whether the image is for the machine, from its configuration."""
+    job = training_part(request)
     parts = _image_parts(job)
     manifest = _manifest(aws, parts)
     if "manifests" in manifest:  # one for each platform
@@ -237,17 +238,12 @@ def accelerator(aws: Aws, job: dict[str, Any]) -> str:
     built_for = ((configuration.get("config") or {}).get("Labels") or {}).get("position-trainer.accelerator")
     if built_for is None:
         raise Unknown("the image does not say whether it is for GPUs; an image of `make image` does")
-    if _GPU.match(instance) and built_for == "cpu" and hyperparameters_of_job(job).get("allow_cpu") != "true":
+    if _GPU.match(instance) and built_for == "cpu" and hyperparameters_of(request).get("allow_cpu") != "true":
         raise Wrong(
             f"{instance} has a GPU, and the image is for CPUs: the job would refuse to train",
             "make image ACCELERATOR=gpu, then launch push; or an instance without a GPU",
         )
     return f"the image is linux/amd64, for {built_for}; {instance} {'has' if _GPU.match(instance) else 'has no'} GPU"
-
-
-def hyperparameters_of_job(job: dict[str, Any]) -> dict[str, str]:
-    """The hyperparameters of a training job or of a tuning job's definition."""
-    return job.get("HyperParameters") or job.get("StaticHyperParameters") or {}
 
 
 def _platform(description: dict[str, Any]) -> str:

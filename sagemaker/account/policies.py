@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from account.template import LOG_GROUP, url_statements, vpc_statements
-from request import s3_sources, training_part
+from request import hyperparameters_of, s3_sources, training_part
 
 
 class Need(NamedTuple):
@@ -40,7 +40,7 @@ def needs_of(request: dict[str, Any], region: str, account: str) -> list[Need]:
     logs = f"arn:{partition}:logs:{region}:{account}:log-group:{LOG_GROUP}:log-stream:x"
     needs += [Need(f"logs:{action}", logs, "the job's log") for action in ("CreateLogStream", "PutLogEvents")]
     needs.append(Need("cloudwatch:PutMetricData", "*", "the job's metrics"))
-    parameters = job.get("HyperParameters") or job.get("StaticHyperParameters") or {}
+    parameters = hyperparameters_of(request)
     statements = []
     if not job.get("EnableNetworkIsolation"):
         for setting, write in (("prices_db", False), ("model_db", True)):
